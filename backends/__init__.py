@@ -1,0 +1,1 @@
+"""Inference backends: the port, the wire formats and the edges that speak them."""

@@ -1,0 +1,1 @@
+"""Pure floor of the backends: framing, streams, usage."""

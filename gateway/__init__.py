@@ -1,0 +1,1 @@
+"""Pareta Gateway: the inference gateway and metering proxy."""

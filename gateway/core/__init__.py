@@ -1,0 +1,1 @@
+"""Pure floor of the gateway: ideas without input or output."""

@@ -1,0 +1,98 @@
+"""What the hot path knows of the platform: keys, endpoints, backends, prices.
+
+Floor: core (pure). Values only; ``gateway.edges.state_feed`` keeps them fresh, nothing here knows how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ledger.core.pricing import PriceCard
+
+
+class Scope(StrEnum):
+    """What a key may do: everything, or only read."""
+
+    FULL = "full"
+    READ = "read"
+
+
+class EndpointStatus(StrEnum):
+    """Where an endpoint stands in its life. Only ``live`` answers chat."""
+
+    DEPLOYING = "deploying"
+    STARTING = "starting"
+    LIVE = "live"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    SEED = "seed"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Ceilings of a key or an organization; ``None`` means none."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key as the hot path sees it. ``secret_hash`` is SHA-256 of the secret part, 32 bytes."""
+
+    id: str
+    org_id: str
+    secret_hash: bytes
+    scope: Scope
+    expires_at_s: float | None
+    revoked: bool
+    limits: Limits
+    org_limits: Limits
+    org_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """One serving process behind an endpoint.
+
+    ``url`` is the root without ``/v1``; ``model`` is the real id sent upstream and never shown to anyone.
+    """
+
+    id: str
+    url: str
+    kind: str
+    model: str
+    api_key: str | None = None
+    tolerates_unknown_fields: bool = True
+    health_path: str = "/health"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A deployed model that customers call by ``id``.
+
+    ``cards`` are the current and future price cards, by ``effective_from_ms`` ascending.
+    ``capabilities`` is a set of ``chat``, ``completion``, ``embedding``.
+    """
+
+    id: str
+    org_id: str
+    name: str
+    alias: str | None
+    status: EndpointStatus
+    context_tokens: int
+    max_output_tokens: int
+    deadline_s: float
+    created_s: int
+    capabilities: frozenset[str]
+    backends: tuple[BackendSpec, ...]
+    cards: tuple[PriceCard, ...]
+
+    def card_at(self, now_ms: int) -> PriceCard | None:
+        """The price card in force at a moment (Unix ms), if any."""
+        for card in self.cards:
+            if card.effective_from_ms <= now_ms and (card.effective_to_ms is None or now_ms < card.effective_to_ms):
+                return card
+        return None

@@ -1,0 +1,1 @@
+"""The hot path: server, authenticate, admit, route, relay, settle."""

@@ -1,0 +1,1 @@
+"""Thin edges to the outside: state feed, metrics, request log."""

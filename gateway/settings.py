@@ -1,0 +1,173 @@
+"""Typed settings: the sole reader of the environment.
+
+Floor: composition. Every setting has a unit in its name, a default, bounds and a sentence. Sources, later
+ones win: defaults, the TOML file named by ``PARETA_CONFIG``, the environment. Environment names are
+``PARETA_<FIELD>`` in capitals; the few that every operator knows (``PORT``, ``DATABASE_URL``…) stand bare.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the text is a sentence for the operator."""
+
+
+BARE_NAMES = frozenset({"host", "port", "admin_port", "data_dir", "workers", "database_url", "redis_url"})
+
+
+def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a process of the gateway may be told. Units are the last word of each name."""
+
+    host: str = _setting("127.0.0.1", "Address the public API listens on.")
+    port: int = _setting(8080, "Port of the public API.", low=1, high=65535)
+    admin_host: str = _setting("127.0.0.1", "Address of /metrics and the process health; keep it on loopback.")
+    admin_port: int = _setting(0, "Port of the admin listener; 0 means port + 1.", low=0, high=65535)
+    public_url: str = _setting("", "Absolute root customers reach us at; empty means http://host:port.")
+    workers: int = _setting(1, "Worker processes that share the port.", low=1, high=256)
+    data_dir: str = _setting(".data", "Folder of journals and of the embedded databases.")
+    database_url: str = _setting("", "postgres://… of an external cluster; empty means embedded.")
+    redis_url: str = _setting("", "redis:// or rediss:// of an external server; empty means embedded.")
+    shards: int = _setting(1, "Credit shards (hash tags) in Redis; never change it on a filled ledger.", low=1, high=1024)
+    redis_timeout_s: float = _setting(2.0, "Deadline of one call to Redis.", low=0.05, high=60)
+    postgres_timeout_s: float = _setting(5.0, "Deadline of one query.", low=0.05, high=300)
+    postgres_pool_size: int = _setting(4, "Connections a worker may open to Postgres.", low=1, high=100)
+
+    max_body_bytes: int = _setting(20 * 1024 * 1024, "Largest request body.", low=1024, high=1 << 30)
+    max_header_bytes: int = _setting(32 * 1024, "Largest request head (line and headers).", low=1024, high=1 << 20)
+    max_headers: int = _setting(100, "Most header lines in one request.", low=10, high=1000)
+    max_connections: int = _setting(20_000, "Open client connections of one worker.", low=1, high=1_000_000)
+    max_buffered_bytes: int = _setting(
+        256 * 1024 * 1024, "Request bodies that one worker may hold in memory at once.", low=1 << 20, high=1 << 36
+    )
+    max_answer_bytes: int = _setting(32 * 1024 * 1024, "Largest whole answer of a backend.", low=1024, high=1 << 30)
+    max_event_bytes: int = _setting(1024 * 1024, "Largest single SSE event of a backend.", low=1024, high=1 << 28)
+    head_timeout_s: float = _setting(10.0, "Time a client has to send a request's head.", low=0.1, high=300)
+    body_timeout_s: float = _setting(30.0, "Time a client has to send a request's body.", low=0.1, high=600)
+    keepalive_timeout_s: float = _setting(75.0, "Idle time before a client connection is closed.", low=1, high=3600)
+    write_timeout_s: float = _setting(60.0, "How long a client may refuse to read before it counts as gone.", low=1, high=600)
+    drain_timeout_s: float = _setting(30.0, "How long running requests may finish after SIGTERM.", low=0, high=3600)
+
+    connect_timeout_s: float = _setting(5.0, "Deadline to connect to a backend.", low=0.05, high=60)
+    idle_timeout_s: float = _setting(60.0, "Silence of a backend inside an answer before it counts as dead.", low=0.1, high=3600)
+    commit_stream_s: float = _setting(1.0, "Wait for the backend's head before a stream's 200 is sent anyway.", low=0, high=30)
+    stream_heartbeat_s: float = _setting(10.0, "Silence in a stream before a comment line is sent.", low=0.1, high=15)
+    health_interval_s: float = _setting(2.0, "Time between health probes of a backend.", low=0.05, high=300)
+    health_timeout_s: float = _setting(2.0, "Deadline of one health probe.", low=0.05, high=60)
+    pool_idle_s: float = _setting(30.0, "Idle time before a kept backend connection is closed.", low=0.1, high=600)
+    pool_max_idle: int = _setting(256, "Idle connections kept per backend.", low=0, high=100_000)
+    pool_max_connections: int = _setting(4096, "Connections per backend; more requests get 503.", low=1, high=1_000_000)
+
+    hold_expiry_s: float = _setting(30.0, "A hold without a heartbeat is reaped after this time.", low=1, high=3600)
+    hold_heartbeat_s: float = _setting(3.0, "Time between heartbeats of the open holds of a worker.", low=0.2, high=600)
+    key_cache_size: int = _setting(100_000, "API keys a worker remembers.", low=1, high=10_000_000)
+    resync_s: float = _setting(30.0, "Time between full resyncs of endpoints and prices.", low=0.1, high=3600)
+    max_staleness_s: float = _setting(
+        10.0, "How long cached keys are trusted while notifications are cut off.", low=0.1, high=3600
+    )
+    key_requests_per_minute: int = _setting(0, "Default limit per key; 0 means none.", low=0, high=1 << 31)
+    key_tokens_per_minute: int = _setting(0, "Default limit per key; 0 means none.", low=0, high=1 << 40)
+    key_concurrent: int = _setting(0, "Default open requests per key; 0 means none.", low=0, high=1 << 31)
+    log_requests: bool = _setting(True, "Write one structured line per request to standard output.")
+
+    @property
+    def effective_admin_port(self) -> int:
+        """The admin listener's port, resolved."""
+        return self.admin_port or self.port + 1
+
+    @property
+    def effective_public_url(self) -> str:
+        """The absolute root, without a trailing slash."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def data_path(self) -> Path:
+        """The data folder as an absolute path."""
+        return Path(self.data_dir).expanduser().absolute()
+
+
+def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        environ: stands in for ``os.environ`` (tests).
+        overrides: command-line values; ``None`` means not given.
+
+    Raises:
+        SettingsError: a value has the wrong type or is out of bounds, or a name is unknown.
+    """
+    env = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    known = {f.name: f for f in fields(Settings)}
+    config = env.get("PARETA_CONFIG")
+    if config:
+        for name, value in _read_toml(Path(config)).items():
+            if name not in known:
+                raise SettingsError(f"{config}: there is no setting named {name!r}.")
+            values[name] = value
+    for name in known:
+        for variable in (f"PARETA_{name.upper()}", name.upper() if name in BARE_NAMES else None):
+            if variable and env.get(variable):
+                values[name] = env[variable]
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    return _checked(Settings(**{name: _convert(known[name], value) for name, value in values.items()}))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"The settings file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {path} is not TOML: {error}.") from error
+
+
+def _convert(spec: Any, value: Any) -> Any:
+    wanted = {"str": str, "int": int, "float": float, "bool": bool}[str(spec.type)]
+    name = spec.name
+    try:
+        if wanted is bool and not isinstance(value, bool):
+            value = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[str(value).lower()]
+        elif wanted is int and isinstance(value, bool | float):
+            raise ValueError
+        else:
+            value = wanted(value)
+    except (ValueError, KeyError, TypeError):
+        raise SettingsError(f"{name} must be {_article(wanted)}, got {value!r}. {spec.metadata['doc']}") from None
+    low, high = spec.metadata["low"], spec.metadata["high"]
+    # The comparison is written so that NaN fails it.
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        raise SettingsError(f"{name} must be between {low:g} and {high:g}, got {value:g}. {spec.metadata['doc']}")
+    return value
+
+
+def _article(wanted: type) -> str:
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[wanted]
+
+
+def _checked(settings: Settings) -> Settings:
+    for name, schemes in (
+        ("database_url", ("postgres", "postgresql")),
+        ("redis_url", ("redis", "rediss", "unix")),
+        ("public_url", ("http", "https")),
+    ):
+        value = getattr(settings, name)
+        if value and urlsplit(value).scheme not in schemes:
+            raise SettingsError(f"{name} must start with {' or '.join(s + '://' for s in schemes)}.")
+    if settings.hold_heartbeat_s * 3 > settings.hold_expiry_s:
+        raise SettingsError("hold_expiry_s must be at least three times hold_heartbeat_s, or live holds would be reaped.")
+    if settings.admin_port == settings.port or (not settings.admin_port and settings.port == 65535):
+        raise SettingsError("admin_port must differ from port.")
+    return settings

@@ -1,0 +1,1 @@
+"""Processes around the workers: embedded databases, supervisor, demo set-up."""

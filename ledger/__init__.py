@@ -1,0 +1,1 @@
+"""Money and meters: holds in Redis, a double-entry ledger in Postgres."""

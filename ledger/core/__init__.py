@@ -1,0 +1,1 @@
+"""Pure floor of the ledger: money, meters, pricing, the hold."""
