@@ -1,0 +1,102 @@
+"""Turn an engine's whole JSON answer into the public one.
+
+Floor: wire (pure). Keeps the fields of the OpenAI schema and writes ours over the identifying ones; whatever an
+engine adds (checkpoint names, fingerprints, cache internals) is gone because it is never copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from backends.wire.failure import BackendFailure, FailureCode, Phase
+from backends.wire.openai_stream import clean_tool_calls
+from backends.wire.request import InferenceRequest, Kind
+from backends.wire.usage import Observed, read_usage
+
+MESSAGE_FIELDS = ("reasoning_content", "refusal", "annotations")
+
+
+def rebuild_answer(raw: bytes, request: InferenceRequest) -> tuple[bytes, Observed]:
+    """Translate one whole answer.
+
+    Returns:
+        The public JSON and what it holds: usage if it was reported, and the number of non-empty texts.
+
+    Raises:
+        BackendFailure: it is no answer of this kind.
+    """
+    try:
+        answer = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise _malformed() from None
+    if not isinstance(answer, dict) or answer.get("error"):
+        raise _malformed()
+    usage = read_usage(answer.get("usage"))
+    if request.kind is Kind.EMBEDDING:
+        rows = _embeddings(answer)
+        public: dict[str, Any] = {"object": "list", "data": rows, "model": request.public_model}
+        if usage:
+            public["usage"] = {"prompt_tokens": usage.prompt, "total_tokens": usage.prompt}
+        return orjson.dumps(public), Observed(usage, len(rows))
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise _malformed()
+    clean = _chat_choice if request.kind is Kind.CHAT else _text_choice
+    public = {
+        "id": request.answer_id,
+        "object": "chat.completion" if request.kind is Kind.CHAT else "text_completion",
+        "created": request.created_s,
+        "model": request.public_model,
+        "choices": [clean(choice, position) for position, choice in enumerate(choices)],
+    }
+    if usage:
+        public["usage"] = usage.as_openai()
+    return orjson.dumps(public), Observed(usage, len(choices))
+
+
+def _chat_choice(choice: object, position: int) -> dict[str, Any]:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise _malformed()
+    public: dict[str, Any] = {"role": "assistant", "content": message.get("content")}
+    public.update({name: message[name] for name in MESSAGE_FIELDS if message.get(name)})
+    if message.get("reasoning") and "reasoning_content" not in public:
+        public["reasoning_content"] = message["reasoning"]
+    if message.get("tool_calls"):
+        public["tool_calls"] = clean_tool_calls(message["tool_calls"])
+    elif not isinstance(public["content"], str):
+        public["content"] = ""  # the contract: never null for text
+    return {**_frame(choice, position), "message": public}
+
+
+def _text_choice(choice: object, position: int) -> dict[str, Any]:
+    if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
+        raise _malformed()
+    return {"text": choice["text"], **_frame(choice, position)}
+
+
+def _frame(choice: dict[str, Any], position: int) -> dict[str, Any]:
+    index = choice.get("index")
+    return {
+        "index": index if isinstance(index, int) else position,
+        "logprobs": choice.get("logprobs"),
+        "finish_reason": choice.get("finish_reason") or "stop",
+    }
+
+
+def _embeddings(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    data = answer.get("data")
+    if not isinstance(data, list) or not data:
+        raise _malformed()
+    rows: list[dict[str, Any]] = []
+    for position, row in enumerate(data):
+        if not isinstance(row, dict) or not isinstance(row.get("embedding"), list | str):
+            raise _malformed()
+        rows.append({"object": "embedding", "index": row.get("index", position), "embedding": row["embedding"]})
+    return rows
+
+
+def _malformed() -> BackendFailure:
+    return BackendFailure(FailureCode.PROTOCOL, Phase.HEAD)

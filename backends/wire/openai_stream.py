@@ -1,0 +1,312 @@
+"""Turn an engine's SSE stream into the public one, without a JSON parse per chunk.
+
+Floor: wire (pure). Feed de-chunked body bytes, get whole public events.
+
+The public stream has one form whatever the engine sends: a role chunk first, one choice per chunk, the last chunk
+of a choice with an empty delta, our ``id``, ``created`` and ``model``, only known fields, ASCII only. Almost every
+chunk of a stream differs from its predecessor only in the text of one string and in usage counts. So the first plain
+chunk is parsed and taken apart into *lead*, text and *trail*; the following ones only have to start with the
+same lead and match the trail's pattern, and their text is put into our own envelope. What fits no pattern is parsed
+and rebuilt from known fields, so nothing unknown can slip through either way.
+
+Sources: WHATWG HTML 9.2 (event streams); OpenAI API reference, chat streaming.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from backends.wire.failure import BackendFailure, FailureCode, Phase
+from backends.wire.request import InferenceRequest, Kind
+from backends.wire.usage import Observed, TokenUsage, read_usage
+
+_TEXT = rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])*+)"'
+_TEXT_PATTERN = re.compile(_TEXT)
+_NON_ASCII = re.compile(r"[^\x00-\x7f]+")
+
+DELTA_FIELDS = ("content", "reasoning_content", "refusal", "tool_calls", "function_call")
+"""What a delta may carry to the client, besides the role, which we write ourselves."""
+
+
+class StreamRewriter:
+    """The state of one answer's translation.
+
+    Args:
+        request: what was asked; gives the public envelope.
+        limit_bytes: cap of one event; a longer one is a protocol failure.
+    """
+
+    __slots__ = (
+        "_begun", "_content_key", "_deltas", "_last_usage_event", "_lead", "_limit_bytes", "_no_usage", "_open_text",
+        "_request", "_tail", "_text_key", "_trail", "_usage", "done", "finish_reasons",
+    )  # fmt: skip
+
+    def __init__(self, request: InferenceRequest, *, limit_bytes: int) -> None:
+        self._request = request
+        self._limit_bytes = limit_bytes
+        self._tail = b""
+        self._lead = b""
+        self._trail: re.Pattern[bytes] | None = None
+        self._usage: TokenUsage | None = None
+        self._last_usage_event: bytes | None = None
+        self._deltas = 0
+        self._begun: set[int] = set()
+        self.done = False
+        self.finish_reasons: dict[int, str] = {}
+        self._text_key = "content" if request.kind is Kind.CHAT else "text"
+        self._content_key = f'"{self._text_key}":'.encode()
+        # The envelope up to the text of a plain chunk of choice 0, and what follows the text.
+        self._open_text, self._no_usage = _envelope(request)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take body bytes cut anywhere; return the whole public events that they complete (maybe none).
+
+        Raises:
+            BackendFailure: the stream is malformed, too large, or carries the engine's own error.
+        """
+        if self._tail:
+            data = self._tail + data
+        if b"\r" in data:
+            data = _unify_line_ends(data)
+        end = data.rfind(b"\n\n")
+        if end < 0:
+            self._tail = data
+            self._check_size(len(data))
+            return b""
+        self._tail = data[end + 2 :]
+        out: list[bytes] = []
+        lead, trail = self._lead, self._trail
+        skip = len(lead)
+        for event in data[:end].split(b"\n\n"):
+            if trail is not None and event.startswith(lead):
+                match = trail.fullmatch(event, skip)
+                if match is not None:
+                    text = match[1]
+                    if text:
+                        if not text.isascii():
+                            text = _escape_non_ascii(text)
+                        self._deltas += 1
+                        self._last_usage_event = event
+                        out.append(self._open_text + text + self._no_usage)
+                    continue
+            self._check_size(len(event))
+            out.append(self._rebuild(event))
+            lead, trail = self._lead, self._trail
+            skip = len(lead)
+        if self._tail:
+            self._check_size(len(self._tail))
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        """The body ended cleanly: check that the answer did, and return the usage chunk if it was asked for.
+
+        Raises:
+            BackendFailure: the stream stopped before every choice was finished.
+        """
+        leftover = self._tail.strip()
+        if leftover:
+            # Some engines close right behind the last line, without the blank one.
+            self._tail = b""
+            tail_out = self._rebuild(leftover)
+        else:
+            tail_out = b""
+        if len(self.finish_reasons) < max(1, len(self._begun)):
+            raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
+        if not self._request.include_usage:
+            return tail_out
+        usage = self.observed().usage
+        chunk = {**self._base(), "choices": [], "usage": usage.as_openai() if usage else None}
+        return tail_out + _encode(chunk)
+
+    def observed(self) -> Observed:
+        """What was handed out so far; usage from the last event that carried it, else ``None``."""
+        if self._last_usage_event is not None:
+            event, self._last_usage_event = self._last_usage_event, None
+            if b'"usage"' in event:
+                parsed = orjson.loads(event[event.index(b"{") :])
+                self._usage = read_usage(parsed.get("usage")) or self._usage
+        return Observed(self._usage, self._deltas)
+
+    # -- the slow road: parse, keep what is known, write anew ----------------------------------------------------------
+
+    def _rebuild(self, event: bytes) -> bytes:
+        payload = _data_of(event)
+        if not payload or self.done:
+            return b""
+        if payload == b"[DONE]":
+            self.done = True
+            return b""
+        try:
+            chunk = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY) from None
+        if not isinstance(chunk, dict):
+            raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
+        if chunk.get("error"):
+            raise BackendFailure(FailureCode.BROKEN, Phase.BODY)
+        usage = read_usage(chunk.get("usage"))
+        if usage is not None:
+            self._usage = usage
+            self._last_usage_event = None
+        choices = chunk.get("choices")
+        if not isinstance(choices, list):
+            raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
+        out = b"".join([self._choice(choice) for choice in choices])
+        self._learn(event, choices)
+        return out
+
+    def _choice(self, choice: object) -> bytes:
+        if not isinstance(choice, dict):
+            raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
+        index = choice.get("index", 0)
+        if not isinstance(index, int) or not 0 <= index < 1024:
+            raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
+        out: list[bytes] = []
+        content = self._content(choice)
+        if index not in self._begun:
+            self._begun.add(index)
+            if self._request.kind is Kind.CHAT:
+                out.append(self._chunk(index, {"delta": {"role": "assistant", "content": ""}}))
+        if content:
+            self._deltas += 1
+            if choice.get("logprobs"):
+                content["logprobs"] = choice["logprobs"]
+            out.append(self._chunk(index, content))
+        reason = choice.get("finish_reason")
+        if reason is not None and index not in self.finish_reasons:
+            self.finish_reasons[index] = str(reason)
+            empty: dict[str, Any] = {"delta": {}} if self._request.kind is Kind.CHAT else {"text": ""}
+            out.append(self._chunk(index, empty, str(reason)))
+        return b"".join(out)
+
+    def _content(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """The part of a choice that says something, as it goes into the public chunk; empty if there is none."""
+        if self._request.kind is not Kind.CHAT:
+            text = choice.get("text")
+            return {"text": text} if isinstance(text, str) and text else {}
+        delta = choice.get("delta")
+        if delta is None:
+            return {}
+        if not isinstance(delta, dict):
+            raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
+        kept = {name: delta[name] for name in DELTA_FIELDS if delta.get(name)}
+        if delta.get("reasoning") and "reasoning_content" not in kept:
+            kept["reasoning_content"] = delta["reasoning"]  # vLLM's name for the same thing
+        if "tool_calls" in kept:
+            kept["tool_calls"] = clean_tool_calls(kept["tool_calls"])
+        return {"delta": kept} if kept else {}
+
+    def _chunk(self, index: int, content: dict[str, Any], reason: str | None = None) -> bytes:
+        choice = {"index": index, **content}
+        if self._request.kind is not Kind.CHAT:
+            choice.setdefault("logprobs", None)
+        choice["finish_reason"] = reason
+        chunk = {**self._base(), "choices": [choice]}
+        if self._request.include_usage:
+            chunk["usage"] = None
+        return _encode(chunk)
+
+    def _base(self) -> dict[str, Any]:
+        request = self._request
+        return {
+            "id": request.answer_id,
+            "object": "chat.completion.chunk" if request.kind is Kind.CHAT else "text_completion",
+            "created": request.created_s,
+            "model": request.public_model,
+        }
+
+    def _learn(self, event: bytes, choices: list[Any]) -> None:
+        """Remember the shape of a plain chunk: one unfinished choice 0 that holds one text and nothing else."""
+        if self._request.completions != 1 or len(choices) != 1:
+            return
+        choice = choices[0]
+        if choice.get("index", 0) != 0 or choice.get("finish_reason") is not None or choice.get("logprobs"):
+            return
+        holder = choice.get("delta") if self._request.kind is Kind.CHAT else choice
+        text = holder.get(self._text_key) if isinstance(holder, dict) else None
+        if not isinstance(text, str) or not text or event.count(self._content_key) != 1 or b"\n" in event:
+            return
+        if self._request.kind is Kind.CHAT and any(v for k, v in holder.items() if k != self._text_key):
+            return  # a role, a tool call or reasoning rides along: not plain
+        start = event.index(self._content_key) + len(self._content_key)
+        start += event[start : start + 1] == b" "
+        match = _TEXT_PATTERN.match(event, start + 1)
+        if match is None or event[start : start + 1] != b'"':
+            return
+        self._lead = event[: start + 1]
+        self._trail = _trail_pattern(event[match.end() :])
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limit_bytes:
+            raise BackendFailure(FailureCode.TOO_LARGE, Phase.BODY)
+
+
+def clean_tool_calls(calls: object) -> list[dict[str, Any]]:
+    """Keep of each tool call what the OpenAI schema knows."""
+    cleaned: list[dict[str, Any]] = []
+    for call in calls if isinstance(calls, list) else []:
+        if not isinstance(call, dict):
+            continue
+        kept = {name: call[name] for name in ("index", "id", "type") if call.get(name) is not None}
+        function = call.get("function")
+        if isinstance(function, dict):
+            kept["function"] = {n: function[n] for n in ("name", "arguments") if function.get(n) is not None}
+        cleaned.append(kept)
+    return cleaned
+
+
+def _envelope(request: InferenceRequest) -> tuple[bytes, bytes]:
+    usage = b',"usage":null' if request.include_usage else b""
+    if request.kind is Kind.CHAT:
+        kind, before, after = "chat.completion.chunk", b'"delta":{"content":"', b'"},"finish_reason":null}]'
+    else:
+        kind, before, after = "text_completion", b'"text":"', b'","logprobs":null,"finish_reason":null}]'
+    base = json.dumps(
+        {"id": request.answer_id, "object": kind, "created": request.created_s, "model": request.public_model},
+        separators=(",", ":"),
+    )
+    lead = b"data: " + base[:-1].encode() + b',"choices":[{"index":0,' + before
+    return lead, after + usage + b"}\n\n"
+
+
+@lru_cache(maxsize=256)
+def _trail_pattern(trail: bytes) -> re.Pattern[bytes]:
+    """A text, then exactly this trail, in which only numbers behind ``"usage"`` may differ."""
+    fixed, marker, usage = trail.partition(b'"usage"')
+    counts = re.sub(rb"\d+", rb"\\d+", re.escape(marker + usage))
+    return re.compile(_TEXT + re.escape(fixed) + counts)
+
+
+def _escape_non_ascii(text: bytes) -> bytes:
+    """Escape what is not ASCII inside the raw text of a JSON string."""
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY) from None
+    return _NON_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], decoded).encode("ascii")
+
+
+def _unify_line_ends(data: bytes) -> bytes:
+    # A CR at the very end may be half of a CRLF: it waits for the next bytes. JSON itself never holds a raw CR.
+    held = data.endswith(b"\r")
+    body = data[:-1] if held else data
+    body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return body + b"\r" if held else body
+
+
+def _data_of(event: bytes) -> bytes:
+    """The joined ``data`` lines of an event; comments and other fields are dropped."""
+    lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines) if len(lines) != 1 else lines[0]
+
+
+def _encode(chunk: dict[str, Any]) -> bytes:
+    encoded = orjson.dumps(chunk)
+    if not encoded.isascii():
+        encoded = json.dumps(chunk, separators=(",", ":")).encode("ascii")
+    return b"data: " + encoded + b"\n\n"
