@@ -1,0 +1,108 @@
+"""Start one child program so that it can neither be orphaned nor doubled.
+
+Floor: stack. Run as a script in a bare interpreter (``python -I -S launch.py … -- program args``), it
+prepares its own process and then becomes the program by ``exec``, so the pid stays the same. It does what
+``preexec_fn`` would do, but outside the parent: Python code between fork and exec in a process with threads
+can deadlock. It imports nothing of this project and must stay quick to start.
+
+In this order:
+
+1. ``--lock FILE``: takes an advisory lock that the program and everything it forks inherit. The kernel lets go
+   of it when the last of them is gone, so "is it still running?" needs no pid file that could be stale.
+2. ``--namespace UID`` or ``--user UID:GID``: stops being root (Postgres refuses root).
+3. ``--death-signal N``: asks the kernel for a signal when the parent dies (Linux). It comes after step 2,
+   because a change of credentials clears it.
+
+Exit status before the exec: 75 the lock is held by another process, 77 a permission is missing, 78 the user
+namespace was refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+
+LOCK_HELD = 75
+NOT_PERMITTED = 77
+NO_NAMESPACE = 78
+
+_CLONE_NEWUSER = 0x10000000
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> None:
+    """Prepare this process and become the program; never returns."""
+    cut = argv.index("--")
+    options = dict(zip(argv[:cut:2], argv[1:cut:2], strict=True))
+    command = argv[cut + 1 :]
+    if "--lock" in options:
+        _take_lock(options["--lock"])
+    if "--namespace" in options:
+        _enter_namespace(int(options["--namespace"]))
+    elif "--user" in options:
+        _become(*(int(part) for part in options["--user"].split(":")))
+    if "--death-signal" in options:
+        _die_with_parent(int(options["--death-signal"]), int(options["--parent"]))
+    if not command:  # a trial run: may this process do all of the above?
+        sys.exit(0)
+    try:
+        os.execvp(command[0], command)  # noqa: S606 (becoming the program is the purpose)
+    except OSError as error:
+        _give_up(NOT_PERMITTED, f"{command[0]} cannot be started: {error.strerror}.")
+
+
+def _take_lock(path: str) -> None:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        _give_up(LOCK_HELD, f"Another process holds {path}.")
+    os.ftruncate(lock, 0)
+    os.write(lock, b"%d\n" % os.getpid())
+    os.set_inheritable(lock, True)
+
+
+def _enter_namespace(uid: int) -> None:
+    """Map this user, and only it, to a number that is not 0; files outside keep their owner."""
+    import ctypes
+
+    outer_uid, outer_gid = os.geteuid(), os.getegid()
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUSER) != 0:
+        _give_up(NO_NAMESPACE, f"No user namespace: {os.strerror(ctypes.get_errno())}.")
+    try:
+        # The kernel wants setgroups switched off before an unprivileged gid map.
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{uid} {outer_uid} 1"),
+            ("gid_map", f"{uid} {outer_gid} 1"),
+        ):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    except OSError as error:
+        _give_up(NO_NAMESPACE, f"No user namespace: {error}.")
+
+
+def _become(uid: int, gid: int) -> None:
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+
+
+def _die_with_parent(signal_number: int, parent: int) -> None:
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the kernel was asked
+        sys.exit(0)
+
+
+def _give_up(status: int, sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,76 @@
+"""What every test may ask for. See ``tests/services.py`` for the servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.services import (
+    FreshDatabase,
+    FreshRedis,
+    PostgresService,
+    RedisService,
+    private_folder,
+    remove,
+    run_here,
+)
+
+
+@pytest.fixture(scope="session")
+def postgres_service() -> Iterator[PostgresService]:
+    """The session's cluster."""
+    folder = private_folder("postgres")
+    service = PostgresService(folder)
+    run_here(service.server.start())
+    yield service
+    run_here(service.server.stop())
+    remove(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_service: PostgresService) -> str:
+    """URL of a database that all tests of the session share."""
+    return postgres_service.url
+
+
+@pytest.fixture
+def fresh_database(postgres_service: PostgresService) -> Iterator[FreshDatabase]:
+    """``fresh_database()`` -> URL of an empty database of this test alone."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(postgres_service.create_database())
+        return made[-1]
+
+    yield make
+    for url in made:
+        postgres_service.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL of a Redis that all tests of the session share."""
+    folder = private_folder("redis")
+    service = RedisService(folder, durable=False)
+    yield service.url
+    service.stop()
+    remove(folder)
+
+
+@pytest.fixture
+def fresh_redis() -> Iterator[FreshRedis]:
+    """``fresh_redis()`` -> a redis-server process of this test alone (``.url``, ``.kill()``, ``.start()``…).
+
+    ``durable=False`` is for tests that never stop it.
+    """
+    made: list[RedisService] = []
+
+    def make(*, durable: bool = True) -> RedisService:
+        made.append(RedisService(private_folder("redis"), durable=durable))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.stop()
+        remove(service.server.folder)
