@@ -40,7 +40,9 @@ class Settings:
     data_dir: str = _setting(".data", "Folder of journals and of the embedded databases.")
     database_url: str = _setting("", "postgres://… of an external cluster; empty means embedded.")
     redis_url: str = _setting("", "redis:// or rediss:// of an external server; empty means embedded.")
-    shards: int = _setting(1, "Credit shards (hash tags) in Redis; never change it on a filled ledger.", low=1, high=1024)
+    shards: int = _setting(
+        1, "Credit shards (hash tags) in Redis; never change it on a filled ledger.", low=1, high=1024
+    )
     redis_timeout_s: float = _setting(2.0, "Deadline of one call to Redis.", low=0.05, high=60)
     postgres_timeout_s: float = _setting(5.0, "Deadline of one query.", low=0.05, high=300)
     postgres_pool_size: int = _setting(4, "Connections a worker may open to Postgres.", low=1, high=100)
@@ -57,12 +59,18 @@ class Settings:
     head_timeout_s: float = _setting(10.0, "Time a client has to send a request's head.", low=0.1, high=300)
     body_timeout_s: float = _setting(30.0, "Time a client has to send a request's body.", low=0.1, high=600)
     keepalive_timeout_s: float = _setting(75.0, "Idle time before a client connection is closed.", low=1, high=3600)
-    write_timeout_s: float = _setting(60.0, "How long a client may refuse to read before it counts as gone.", low=1, high=600)
+    write_timeout_s: float = _setting(
+        60.0, "How long a client may refuse to read before it counts as gone.", low=1, high=600
+    )
     drain_timeout_s: float = _setting(30.0, "How long running requests may finish after SIGTERM.", low=0, high=3600)
 
     connect_timeout_s: float = _setting(5.0, "Deadline to connect to a backend.", low=0.05, high=60)
-    idle_timeout_s: float = _setting(60.0, "Silence of a backend inside an answer before it counts as dead.", low=0.1, high=3600)
-    commit_stream_s: float = _setting(1.0, "Wait for the backend's head before a stream's 200 is sent anyway.", low=0, high=30)
+    idle_timeout_s: float = _setting(
+        60.0, "Silence of a backend inside an answer before it counts as dead.", low=0.1, high=3600
+    )
+    commit_stream_s: float = _setting(
+        1.0, "Wait for the backend's head before a stream's 200 is sent anyway.", low=0, high=30
+    )
     stream_heartbeat_s: float = _setting(10.0, "Silence in a stream before a comment line is sent.", low=0.1, high=15)
     health_interval_s: float = _setting(2.0, "Time between health probes of a backend.", low=0.05, high=300)
     health_timeout_s: float = _setting(2.0, "Deadline of one health probe.", low=0.05, high=60)
@@ -167,7 +175,9 @@ def _checked(settings: Settings) -> Settings:
         if value and urlsplit(value).scheme not in schemes:
             raise SettingsError(f"{name} must start with {' or '.join(s + '://' for s in schemes)}.")
     if settings.hold_heartbeat_s * 3 > settings.hold_expiry_s:
-        raise SettingsError("hold_expiry_s must be at least three times hold_heartbeat_s, or live holds would be reaped.")
+        raise SettingsError(
+            "hold_expiry_s must be at least three times hold_heartbeat_s, or live holds would be reaped."
+        )
     if settings.admin_port == settings.port or (not settings.admin_port and settings.port == 65535):
         raise SettingsError("admin_port must differ from port.")
     return settings

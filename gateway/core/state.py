@@ -11,6 +11,10 @@ from enum import StrEnum
 from ledger.core.pricing import PriceCard
 
 
+class StateUnavailable(Exception):
+    """Keys or endpoints can't be known now: the client gets 503 and may retry. The text names no address."""
+
+
 class Scope(StrEnum):
     """What a key may do: everything, or only read."""
 

@@ -1,0 +1,53 @@
+"""The exchange: one request and all that is learned about it on its way.
+
+Floor: core (pure). It is the only thing the stages share, and it ends as the canonical log line and as metrics.
+It never holds a key's secret, and what it says of itself never includes a prompt or an answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from backends.wire.request import Kind
+from backends.wire.usage import Observed
+from gateway.core.openai import Ask
+from gateway.core.state import Endpoint, Key
+from ledger.core.pricing import PriceCard
+
+
+class Ending(StrEnum):
+    """How the work behind an exchange ended; it decides what is charged."""
+
+    FINISHED = "finished"
+    ABANDONED = "abandoned"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request. Times named ``_s`` are loop time, ``_ms`` is Unix time."""
+
+    request_id: str
+    route: str
+    started_s: float
+    started_ms: int
+    client_request_id: str | None = None
+    kind: Kind | None = None
+    key: Key | None = None
+    ask: Ask | None = None
+    endpoint: Endpoint | None = None
+    card: PriceCard | None = None
+    backend_id: str | None = None
+    attempts: int = 0
+    held_nanos: int | None = None
+    status: int = 0
+    error_code: str | None = None
+    first_byte_s: float | None = None
+    upstream_sent_s: float | None = None
+    upstream_first_s: float | None = None
+    upstream_done_s: float | None = None
+    answered_s: float | None = None
+    ending: Ending | None = None
+    observed: Observed | None = None
+    billed_nanos: int | None = None

@@ -1,0 +1,458 @@
+"""The public listener: HTTP/1.1 by llhttp on an asyncio protocol, bounded in every direction.
+
+Floor: dataplane. A connection parses one request at a time, hands it to the pipeline as a task and gives that task a
+`Reply` to answer with. It knows bytes, sizes and times; what a route means stands in ``gateway.dataplane.pipeline``.
+Bounds: size of head and body, number of headers, time for head and body, idle time, pipelined requests, open
+connections, body bytes in memory. Whoever breaks one gets an error body if HTTP still allows one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import httptools
+
+from gateway.core import errors
+from gateway.core.errors import ApiError
+from gateway.dataplane import heads
+from gateway.settings import Settings
+from ledger.core.ids import request_id as mint_request_id
+
+MAX_PIPELINED = 32
+DISCARD_S = 2.0
+"""How long the rest of a refused body is read and thrown away, so that the refusal is not lost to a reset."""
+
+WANTED_HEADERS = frozenset(
+    {b"authorization", b"content-length", b"expect", b"idempotency-key", b"transfer-encoding", b"x-request-id"}
+)
+
+
+@dataclass(slots=True)
+class Request:
+    """One parsed request. ``path`` is without the query; ``headers`` holds only what we read, names in lower case."""
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    request_id: str
+    started_s: float
+    started_ms: int
+    keep_alive: bool
+    is_http10: bool
+    body: bytes = b""
+    refused: ApiError | None = None
+
+
+Handler = Callable[[Request, "Connection"], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of a worker share."""
+
+    settings: Settings
+    handler: Handler
+    loop: asyncio.AbstractEventLoop
+    connections: set[Connection] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    buffered_bytes: int = 0
+    draining: bool = False
+    date: heads.DateHeader = field(default_factory=heads.DateHeader)
+    now_s: float = 0.0
+
+    def date_line(self) -> bytes:
+        """The ``Date`` header now."""
+        return self.date.at(time.time())
+
+
+class Connection(asyncio.Protocol):
+    """One client connection; towards the pipeline it is the reply of the request in progress."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_chunked",
+        "_deadline_s",
+        "_discarding",
+        "_head_bytes",
+        "_head_size",
+        "_headers",
+        "_headers_seen",
+        "_in_head",
+        "_in_message",
+        "_parser",
+        "_queue",
+        "_reading_paused",
+        "_refused",
+        "_replied",
+        "_request",
+        "_shared",
+        "_streaming",
+        "_task",
+        "_transport",
+        "_url",
+        "is_paused",
+        "on_pause",
+        "on_resume",
+        "paused_since_s",
+    )  # fmt: skip
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._queue: deque[Request] = deque()
+        self._request: Request | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._deadline_s = 0.0
+        self._discarding = False
+        self._reading_paused = False
+        self._replied = False
+        self._streaming = False
+        self._chunked = True
+        self._in_message = False
+        self._in_head = True
+        self._head_bytes = 0
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._headers_seen = 0
+        self._head_size = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._refused: ApiError | None = None
+        self.is_paused = False
+        self.paused_since_s = 0.0
+        self.on_pause: Callable[[], None] | None = None
+        self.on_resume: Callable[[], None] | None = None
+
+    # -- asyncio.Protocol ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, unless too many are open."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=256 * 1024)
+        shared = self._shared
+        shared.connections.add(self)
+        self._deadline_s = shared.loop.time() + shared.settings.head_timeout_s
+        if len(shared.connections) > shared.settings.max_connections:
+            self._refuse(errors.overloaded())
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; requests are handed on by `on_message_complete`."""
+        if self._discarding:
+            return
+        if self._in_head:
+            if not self._in_message and self._request is None:
+                # The first byte of a request starts its clock.
+                self._in_message = True
+                self._deadline_s = self._shared.loop.time() + self._shared.settings.head_timeout_s
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(errors.malformed_http())
+        except httptools.HttpParserCallbackError:
+            self._refuse(errors.internal())
+            raise
+        except httptools.HttpParserError:
+            self._refuse(errors.malformed_http())
+        else:
+            if self._in_head and self._head_bytes > self._shared.settings.max_header_bytes:
+                self._refuse(errors.head_too_large())
+
+    def eof_received(self) -> bool:
+        """A client that closes its side is gone."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the request in progress: whoever runs it settles for what was delivered."""
+        del exc
+        shared = self._shared
+        shared.connections.discard(self)
+        shared.buffered_bytes -= self._body_bytes
+        self._body_bytes = 0
+        for request in self._queue:
+            shared.buffered_bytes -= len(request.body)
+        self._queue.clear()
+        self._transport = None
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: hold back the backend."""
+        self.is_paused = True
+        self.paused_since_s = self._shared.loop.time()
+        if self.on_pause is not None:
+            self.on_pause()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self.is_paused = False
+        if self.on_resume is not None:
+            self.on_resume()
+
+    # -- llhttp ----------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A new request starts, maybe behind one that is still answered."""
+        if self._discarding:
+            return
+        self._in_message = self._in_head = True
+        self._url = b""
+        self._headers = {}
+        self._headers_seen = self._head_size = 0
+        self._refused = None
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request target."""
+        self._url += url
+        self._head_size += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep what is read later; count the rest. A repeated one that decides something is refused."""
+        self._headers_seen += 1
+        self._head_size += len(name) + len(value) + 4
+        name = name.lower()
+        if name in WANTED_HEADERS:
+            if name in self._headers:
+                self._refused = errors.malformed_http()
+            self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Refuse what is too large before it is read; answer an expectation."""
+        settings = self._shared.settings
+        if self._discarding:
+            return
+        self._in_head = False
+        if self._headers_seen > settings.max_headers or self._head_size > settings.max_header_bytes:
+            self._refused = errors.head_too_large()
+        self._deadline_s = self._shared.loop.time() + settings.body_timeout_s
+        length = self._headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > settings.max_body_bytes:
+            self._refused = self._refused or errors.body_too_large(settings.max_body_bytes)
+        expect = self._headers.get(b"expect")
+        if expect is not None and self._refused is None:
+            if expect.lower() != b"100-continue":
+                self._refused = errors.length_required()
+            elif self._request is None and self._transport is not None:
+                self._transport.write(heads.CONTINUE)
+        if self._refused is not None:
+            self._complete(cut_short=True)
+
+    def on_body(self, data: bytes) -> None:
+        """Collect the body within its bounds."""
+        if self._discarding or self._refused is not None:
+            return
+        settings, shared = self._shared.settings, self._shared
+        self._body_bytes += len(data)
+        shared.buffered_bytes += len(data)
+        if self._body_bytes > settings.max_body_bytes:
+            self._refused = errors.body_too_large(settings.max_body_bytes)
+        elif shared.buffered_bytes > settings.max_buffered_bytes:
+            self._refused = errors.overloaded()
+        if self._refused is not None:
+            self._complete(cut_short=True)
+        else:
+            self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        if not self._discarding and self._refused is None:
+            self._complete(cut_short=False)
+
+    # -- from bytes to requests ------------------------------------------------------------------------------
+
+    def _complete(self, *, cut_short: bool) -> None:
+        """Make a `Request` of what was parsed; one that was cut short is answered and the connection closed."""
+        request = self._make_request()
+        if cut_short:
+            self._discarding = True
+            request.body = b""
+        self._shared.buffered_bytes += len(request.body) - self._body_bytes
+        self._in_message = False
+        self._in_head = True
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._body = []
+        self._queue.append(request)
+        if self._request is None:
+            self._next()
+        elif len(self._queue) > MAX_PIPELINED:
+            self.abort()
+        elif not self._reading_paused and self._transport is not None:
+            # A pipelining client waits its turn. Its hang-up is noticed when the turn comes.
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _make_request(self) -> Request:
+        parser, shared = self._parser, self._shared
+        now_ms = time.time_ns() // 1_000_000
+        target = self._url.split(b"?", 1)[0].split(b"#", 1)[0]
+        refused = self._refused
+        if refused is None and not target.startswith(b"/"):
+            refused = errors.malformed_http()
+        is_http10 = parser.get_http_version() == "1.0"
+        return Request(
+            method=parser.get_method().decode("latin-1"),
+            path=target.decode("latin-1"),
+            headers=self._headers,
+            request_id=mint_request_id(now_ms, os.urandom(10)),
+            started_s=shared.loop.time(),
+            started_ms=now_ms,
+            keep_alive=parser.should_keep_alive() and refused is None and not shared.draining,
+            is_http10=is_http10,
+            body=self._body[0] if len(self._body) == 1 else b"".join(self._body),
+            refused=refused,
+        )
+
+    def _next(self) -> None:
+        if not self._queue or self._transport is None:
+            return
+        request = self._request = self._queue.popleft()
+        self._replied = self._streaming = False
+        self._deadline_s = 0.0  # the pipeline has deadlines of its own
+        task = self._shared.loop.create_task(self._serve(request))
+        self._task = task
+        self._shared.tasks.add(task)
+        # Not a `finally` in the task: one that is cancelled before its first step never runs at all.
+        task.add_done_callback(partial(self._served, request))
+
+    async def _serve(self, request: Request) -> None:
+        await self._shared.handler(request, self)
+
+    def _served(self, request: Request, task: asyncio.Task[None]) -> None:
+        self._shared.tasks.discard(task)
+        self._shared.buffered_bytes -= len(request.body)
+        self._task = None
+        self._request = None
+        self.on_pause = self.on_resume = None
+        self._after(request)
+
+    def _after(self, request: Request) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if not self._replied:
+            transport.abort()  # the handler broke off: nothing half-said may look complete
+        elif not request.keep_alive or self._shared.draining:
+            self._close_politely()
+        else:
+            settings = self._shared.settings
+            wait_s = settings.head_timeout_s if self._in_message else settings.keepalive_timeout_s
+            self._deadline_s = self._shared.loop.time() + wait_s
+            if self._queue:
+                self._next()
+            elif self._reading_paused:
+                self._reading_paused = False
+                transport.resume_reading()
+
+    # -- the reply -------------------------------------------------------------------------------------------
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has left."""
+        return self._transport is None or self._transport.is_closing()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a response head was written for the current request."""
+        return self._streaming or self._replied
+
+    def send(self, status: int, body: bytes, *, extra: bytes = b"", content_type: bytes = heads.JSON) -> None:
+        """Answer with a whole body. ``extra`` is encoded header lines."""
+        request, transport = self._request, self._transport
+        if transport is None or request is None:
+            return
+        close = not request.keep_alive or self._shared.draining
+        head = heads.whole(
+            status,
+            request.request_id,
+            self._shared.date_line(),
+            len(body),
+            content_type=content_type,
+            extra=extra,
+            close=close,
+        )
+        transport.write(head if request.method == "HEAD" else head + body)
+        self._replied = True
+
+    def begin_stream(self, *, extra: bytes = b"") -> None:
+        """Write the head of an event stream."""
+        request, transport = self._request, self._transport
+        if transport is None or request is None:
+            return
+        self._streaming = True
+        self._chunked = not request.is_http10
+        if request.is_http10:
+            request.keep_alive = False
+        close = not request.keep_alive or self._shared.draining
+        date = self._shared.date_line()
+        transport.write(heads.stream(request.request_id, date, extra=extra, chunked=self._chunked, close=close))
+
+    def write(self, data: bytes) -> None:
+        """Write whole events of the stream."""
+        if self._transport is not None:
+            self._transport.write(heads.chunk(data) if self._chunked else data)
+
+    def end_stream(self, data: bytes) -> None:
+        """Write the last events and end the body properly."""
+        if self._transport is not None:
+            self._transport.write(heads.chunk(data) + heads.LAST_CHUNK if self._chunked else data)
+        self._replied = True
+
+    def break_stream(self, data: bytes) -> None:
+        """Write the last event and close without ending the body, so that no client takes it for complete."""
+        if self._transport is not None:
+            self._transport.write(heads.chunk(data) if self._chunked else data)
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    def tick(self, now_s: float) -> None:
+        """Enforce the deadline that is running, if any."""
+        if not self._deadline_s or now_s < self._deadline_s:
+            return
+        if self._request is not None:
+            return
+        if self._discarding:
+            self.abort()
+        elif self._in_message:
+            self._refuse(errors.request_timeout())
+        else:
+            self.close_if_idle()
+
+    def close_if_idle(self) -> None:
+        """Close a connection that answers nothing at the moment."""
+        if self._request is None and not self._in_message and self._transport is not None:
+            self._transport.close()
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer a request that never became one, then close. The parser is not fed again."""
+        if self._discarding or self._transport is None:
+            return
+        self._refused = error
+        self._complete(cut_short=True)
+
+    def _close_politely(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if self._discarding:
+            # Bytes are still coming: a close now would send a reset that can overtake the answer.
+            self._deadline_s = self._shared.loop.time() + DISCARD_S
+            if transport.can_write_eof():
+                transport.write_eof()
+        else:
+            transport.close()
