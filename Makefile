@@ -1,0 +1,58 @@
+# Pareta Gateway. `make` lists the targets. Nothing here needs root, and nothing minds it.
+#
+# Variables, from the environment or the command line: PORT, DATA_DIR, WORKERS, DATABASE_URL, REDIS_URL,
+# NEW_KEY=1 (make run: mint another demo key), PYTHON (interpreter for .venv), ARGS (more arguments for pytest).
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+# Relative, because the path of this folder may hold spaces.
+PY := .venv/bin/python
+COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
+UV ?= uv
+
+export PORT DATA_DIR WORKERS DATABASE_URL REDIS_URL NEW_KEY PYTHON
+# An empty variable is the same as none.
+$(foreach name,PORT DATA_DIR WORKERS DATABASE_URL REDIS_URL NEW_KEY PYTHON,$(if $($(name)),,$(eval unexport $(name))))
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: set-up
+set-up: ## create or refresh .venv from requirements.lock
+	@sh .ci/set-up all
+
+.PHONY: run
+run: ## a whole local gateway: databases, engine, demo key and credit (Ctrl-C stops it)
+	@sh .ci/set-up run
+	@exec $(PY) -m gateway up
+
+.PHONY: test
+test: lint ## set up, lint, strict types, import contracts, all tests
+	@sh .ci/set-up clients
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: lint
+lint: set-up ## ruff, mypy --strict, import contracts
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) .venv/bin/lint-imports
+
+.PHONY: audit
+audit: ## recompute every balance and every charge (DATA_DIR=… of a running stack)
+	@sh .ci/set-up run
+	@exec $(PY) -m gateway ledger audit
+
+.PHONY: lock
+lock: ## resolve all lock files anew (needs uv and the package index)
+	$(COMPILE) pyproject.toml --extra embedded --extra dev -U -o requirements.lock
+	echo setuptools | $(COMPILE) pyproject.toml - --extra embedded -c requirements.lock -o requirements-run.lock
+	echo setuptools | $(COMPILE) pyproject.toml - -c requirements.lock -o requirements-serve.lock
+	for version in 0.1.0 0.3.1; do \
+		echo "pareta==$$version" | $(COMPILE) - --no-annotate -o tests/clients/pareta-$$version.txt; done
+
+.PHONY: clean
+clean: ## remove caches and .venv (never data)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
