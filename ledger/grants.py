@@ -1,0 +1,187 @@
+"""Escrow: what Postgres has granted to Redis, and bringing it there.
+
+Floor: edge. A grant is a committed move of an organization's credit from *available* to *escrow*, numbered per
+organization and epoch. Redis applies each number once and in order, so sending is always safe to repeat. For now the
+whole available balance is granted at once; slices by recent spend only change ``_grantable``.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from ledger.core.ids import REQUEST_PREFIX, REQUEST_RANDOM_BYTES, request_id
+from ledger.core.money import MAX_GRANT_NANOS, MAX_NANOS
+from ledger.database import Connection, Pool, Record, acquired
+
+SEND_AT_ONCE = 1000
+"""Pending grants read in one round."""
+
+
+class GrantTaker(Protocol):
+    """The side of the counter that takes grants."""
+
+    async def grant(self, org_id: str, grant_seq: int, amount_nanos: int) -> Literal["applied", "repeated", "gap"]:
+        """Apply grant number ``grant_seq`` of an organization, once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One slice of credit on its way to, or in, Redis."""
+
+    id: str
+    org_id: str
+    epoch: int
+    grant_seq: int
+    amount_nanos: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What sending the pending grants came to. ``gaps``: organizations whose earlier grants Redis has lost."""
+
+    delivered: int
+    gaps: tuple[str, ...]
+
+
+def fresh_id(prefix: str) -> str:
+    """An id with the present time in it, such as ``top_…``."""
+    minted = request_id(time.time_ns() // 1_000_000, secrets.token_bytes(REQUEST_RANDOM_BYTES))
+    return prefix + minted.removeprefix(REQUEST_PREFIX)
+
+
+def transfer_id(event_id: str, *, late: bool = False) -> str:
+    """The id of the transfer that an event causes; the same rule stands in ``queries/apply_batch.sql``."""
+    return ("txl_" if late else "tx_") + event_id.rpartition("_")[2]
+
+
+async def grant_available(conn: Connection, org_id: str, *, epoch: int) -> Grant | None:
+    """Move what may be granted from available to escrow. Inside a transaction that has locked the balance row."""
+    have = await conn.fetchrow(
+        """SELECT b.available_nanos, b.escrow_nanos,
+                  coalesce(max(g.grant_seq), 0) AS last_seq, coalesce(sum(g.amount_nanos), 0)::bigint AS granted_nanos
+             FROM ledger.balance b LEFT JOIN ledger.escrow_grant g ON g.org_id = b.org_id AND g.epoch = $2
+            WHERE b.org_id = $1 GROUP BY b.org_id""",
+        org_id,
+        epoch,
+    )
+    if have is None:
+        return None
+    amount_nanos = _grantable(
+        have["available_nanos"], escrow_nanos=have["escrow_nanos"], granted_nanos=have["granted_nanos"]
+    )
+    if amount_nanos == 0:
+        return None
+    row = await conn.fetchrow(
+        """INSERT INTO ledger.escrow_grant (id, org_id, epoch, grant_seq, amount_nanos) VALUES ($1, $2, $3, $4, $5)
+           RETURNING *""",
+        fresh_id("grant_"),
+        org_id,
+        epoch,
+        have["last_seq"] + 1,
+        amount_nanos,
+    )
+    assert row is not None
+    await conn.execute(
+        """INSERT INTO ledger.transfer (id, id_time, kind, debit_account, credit_account, amount_nanos, event_id)
+           SELECT $1, ledger.id_time($1), 'grant', a.id, e.id, $4, $3
+             FROM ledger.account a JOIN ledger.account e ON e.org_id = a.org_id AND e.kind = 'escrow'
+            WHERE a.org_id = $2 AND a.kind = 'available'""",
+        transfer_id(row["id"]),
+        org_id,
+        row["id"],
+        amount_nanos,
+    )
+    await conn.execute(
+        """UPDATE ledger.balance
+              SET available_nanos = available_nanos - $2, escrow_nanos = escrow_nanos + $2, changed_at = now()
+            WHERE org_id = $1""",
+        org_id,
+        amount_nanos,
+    )
+    return _grant(row)
+
+
+def _grantable(available_nanos: int, *, escrow_nanos: int, granted_nanos: int) -> int:
+    """Everything, as long as Redis can count it exactly. Escrow here is never below what Redis really has left."""
+    return max(0, min(available_nanos, MAX_GRANT_NANOS - escrow_nanos, MAX_NANOS - granted_nanos))
+
+
+async def grant_waiting(pool: Pool, *, epoch: int, limit: int = 100) -> int:
+    """Grant what an earlier cap left in *available*; returns how many grants were made."""
+    async with acquired(pool, "read what waits to be granted") as conn:
+        waiting = await conn.fetch(
+            "SELECT org_id FROM ledger.balance WHERE available_nanos > 0 ORDER BY changed_at LIMIT $1", limit
+        )
+    made = 0
+    for row in waiting:
+        async with acquired(pool, "grant credit") as conn, conn.transaction():
+            await conn.execute("SELECT 1 FROM ledger.balance WHERE org_id = $1 FOR UPDATE", row["org_id"])
+            made += await grant_available(conn, row["org_id"], epoch=epoch) is not None
+    return made
+
+
+async def pending_grants(pool: Pool, org_id: str | None = None) -> list[Grant]:
+    """Grants that Redis has not confirmed, in the order in which they must be sent."""
+    async with acquired(pool, "read the pending grants") as conn:
+        rows = await conn.fetch(
+            """SELECT * FROM ledger.escrow_grant WHERE state = 'pending' AND ($1::text IS NULL OR org_id = $1)
+                ORDER BY org_id, epoch, grant_seq LIMIT $2""",
+            org_id,
+            SEND_AT_ONCE,
+        )
+    return [_grant(row) for row in rows]
+
+
+async def mark_attempted(pool: Pool, grants: Sequence[Grant]) -> None:
+    """Record that these are about to be sent. From then on, an empty Redis is a loss and not a beginning."""
+    async with acquired(pool, "record that grants are sent") as conn:
+        await conn.execute(
+            "UPDATE ledger.escrow_grant SET attempted_at = now() WHERE id = ANY($1) AND attempted_at IS NULL",
+            [grant.id for grant in grants],
+        )
+
+
+async def mark_granted(pool: Pool, grants: Sequence[Grant]) -> None:
+    """Record that Redis has confirmed these."""
+    async with acquired(pool, "record that grants arrived") as conn:
+        await conn.execute(
+            """UPDATE ledger.escrow_grant SET state = 'applied', applied_at = now()
+                WHERE id = ANY($1) AND state = 'pending'""",
+            [grant.id for grant in grants],
+        )
+
+
+async def deliver_grants(pool: Pool, counter: GrantTaker, org_id: str | None = None) -> Delivery:
+    """Send what is pending. Safe to call from anywhere, at any time, several times at once.
+
+    Raises:
+        LedgerUnavailable; what the counter raises when Redis cannot be asked (the grants stay pending).
+    """
+    grants = await pending_grants(pool, org_id)
+    if not grants:
+        return Delivery(0, ())
+    await mark_attempted(pool, grants)
+    arrived: list[Grant] = []
+    gaps: dict[str, None] = {}
+    try:
+        for grant in grants:
+            if grant.org_id in gaps:
+                continue
+            if await counter.grant(grant.org_id, grant.grant_seq, grant.amount_nanos) == "gap":
+                gaps[grant.org_id] = None
+            else:
+                arrived.append(grant)
+    finally:
+        if arrived:
+            await mark_granted(pool, arrived)
+    return Delivery(len(arrived), tuple(gaps))
+
+
+def _grant(row: Record) -> Grant:
+    return Grant(row["id"], row["org_id"], row["epoch"], row["grant_seq"], row["amount_nanos"], row["created_at"])

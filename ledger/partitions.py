@@ -1,0 +1,55 @@
+"""Monthly partitions, made before they are needed.
+
+Floor: edge. A row's month follows from the time inside its id (see ``ledger/sql``), so any month may turn up: the
+next one, because clocks differ, or an old one, because a journal was replayed late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+
+from ledger.database import Connection
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST_MONTH = date(2020, 1, 1)
+END_OF_MONTHS = date(2200, 1, 1)
+
+
+def time_of_ms(time_ms: int) -> datetime:
+    """Unix milliseconds as an aware time, without going through a float."""
+    return _EPOCH + timedelta(milliseconds=time_ms)
+
+
+def month_of(moment: datetime) -> date:
+    """The first day of the UTC month of an aware time."""
+    return moment.astimezone(UTC).date().replace(day=1)
+
+
+def months_ahead(moment: datetime, count: int) -> list[date]:
+    """This month and the ``count`` after it."""
+    year, month = moment.astimezone(UTC).year, moment.astimezone(UTC).month - 1
+    return [date(year + (month + ahead) // 12, (month + ahead) % 12 + 1, 1) for ahead in range(count + 1)]
+
+
+class MonthKeeper:
+    """Remembers which months exist, so that the usual batch asks Postgres nothing."""
+
+    def __init__(self) -> None:
+        self._known: set[date] = set()
+
+    async def ensure(self, conn: Connection, months: Iterable[date]) -> list[date]:
+        """Make the partitions that are missing. Call it outside the transaction that needs them.
+
+        Args:
+            months: first days of months from ``FIRST_MONTH`` to before ``END_OF_MONTHS``.
+
+        Returns:
+            The months that were really made now.
+        """
+        made = []
+        for month in sorted(set(months) - self._known):
+            if await conn.fetchval("SELECT ledger.ensure_month($1)", month):
+                made.append(month)
+            self._known.add(month)
+        return made

@@ -1,0 +1,87 @@
+"""The ledger in Postgres, as the rest of the house sees it: one object over one pool.
+
+Floor: edge. Everything here is a call into the module that holds the idea (accounts, prices, grants, receipts); this
+is the one door, so that callers need not know which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from ledger import accounts, epochs, grants, prices
+from ledger.accounts import Balance, Credit, TopUp
+from ledger.core.meters import Meter
+from ledger.core.pricing import PriceCard
+from ledger.database import Pool, open_pool
+from ledger.grants import Delivery, Grant, GrantTaker
+from ledger.partitions import MonthKeeper
+
+__all__ = ["Balance", "Credit", "Delivery", "Grant", "Ledger", "TopUp", "open_pool"]
+
+
+class Ledger:
+    """Accounts, prices, grants and receipts. Every method raises ``LedgerUnavailable`` when Postgres can't be asked."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._months = MonthKeeper()
+
+    async def open_accounts(self, org_id: str) -> Balance:
+        """Open an organization's accounts, once; again it only reads them."""
+        return await accounts.open_accounts(self._pool, org_id)
+
+    async def top_up(self, org_id: str, amount_nanos: int, idempotency_key: str, note: str = "") -> TopUp:
+        """Book a payment once per key, and grant it. See ``accounts.top_up``; send it with ``deliver_grants``."""
+        return await accounts.top_up(
+            self._pool,
+            self._months,
+            org_id=org_id,
+            amount_nanos=amount_nanos,
+            idempotency_key=idempotency_key,
+            note=note,
+        )
+
+    async def top_ups(self, org_id: str, *, limit: int = 100) -> list[TopUp]:
+        """The latest payments of an organization, newest first."""
+        return await accounts.top_ups(self._pool, org_id, limit=limit)
+
+    async def balance(self, org_id: str) -> Balance:
+        """What is left, as far as it is booked. Raises ``UnknownAccount``."""
+        return await accounts.balance(self._pool, org_id)
+
+    async def credit(self, org_id: str) -> Credit:
+        """Paid in, left and charged, from one snapshot. Raises ``UnknownAccount``."""
+        return await accounts.credit(self._pool, org_id)
+
+    async def epoch(self) -> int:
+        """The counter's epoch; opens the first one when there is none."""
+        return await epochs.epoch(self._pool)
+
+    async def pending_grants(self, org_id: str | None = None) -> list[Grant]:
+        """Grants that Redis has not confirmed, in sending order."""
+        return await grants.pending_grants(self._pool, org_id)
+
+    async def mark_granted(self, delivered: Sequence[Grant]) -> None:
+        """Record that Redis has confirmed these."""
+        await grants.mark_granted(self._pool, delivered)
+
+    async def deliver_grants(self, counter: GrantTaker, org_id: str | None = None) -> Delivery:
+        """Send what is pending to Redis; safe to repeat."""
+        return await grants.deliver_grants(self._pool, counter, org_id)
+
+    async def set_price(
+        self, endpoint_id: str, rates: Mapping[Meter, int], effective_from: datetime | None = None
+    ) -> PriceCard:
+        """Give an endpoint a price from a moment on. See ``prices.set_price``."""
+        return await prices.set_price(self._pool, endpoint_id=endpoint_id, rates=rates, effective_from=effective_from)
+
+    async def price_cards(self, endpoint_id: str) -> list[PriceCard]:
+        """Every card an endpoint ever had, oldest first."""
+        return await prices.price_cards(self._pool, endpoint_id)
+
+    async def current_cards(
+        self, at: datetime | None = None, *, endpoint_id: str | None = None
+    ) -> dict[str, tuple[PriceCard, ...]]:
+        """Present and future cards by endpoint, each oldest first."""
+        return await prices.current_cards(self._pool, at, endpoint_id=endpoint_id)

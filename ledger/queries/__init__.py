@@ -1,0 +1,1 @@
+"""Named queries that are too long to read inside Python."""

@@ -1,0 +1,1 @@
+"""Migrations of the ledger schema, applied in the order of their numbers."""
