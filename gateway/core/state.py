@@ -5,14 +5,10 @@ Floor: core (pure). Values only; ``gateway.edges.state_feed`` keeps them fresh, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ledger.core.pricing import PriceCard
-
-
-class StateUnavailable(Exception):
-    """Keys or endpoints can't be known now: the client gets 503 and may retry. The text names no address."""
 
 
 class Scope(StrEnum):
@@ -68,7 +64,7 @@ class BackendSpec:
     url: str
     kind: str
     model: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     tolerates_unknown_fields: bool = True
     health_path: str = "/health"
 

@@ -283,7 +283,7 @@ async def test_changes_are_announced_and_new_keys_are_not(
         await conn.execute("UPDATE control.backend SET state = 'drained'")
         heard = await listener.settle()
     news = {"kind": "endpoint", "id": endpoint.id}
-    assert heard == [{"kind": "key", "id": key.id}, {"kind": "org", "id": org.id}, news, news, news]
+    assert heard == [{"kind": "key", "id": key.id, "revoked": True}, {"kind": "org", "id": org.id}, news, news, news]
 
 
 async def test_an_unreachable_database_is_one_error_of_ours() -> None:

@@ -1,7 +1,8 @@
 -- Organizations, keys, endpoints and their backends: what an operator arranges and the workers mirror.
 --
 -- Every change that a worker must obey is announced on the channel pareta_state, inside the transaction that makes it,
--- as {"kind": "org" | "key" | "endpoint", "id": …}. Listeners reload the row; the payload is never the news itself.
+-- as {"kind": "org" | "key" | "endpoint", "id": …}. Listeners read the row anew; only that a key is revoked is said in
+-- the announcement itself ("revoked": true), so that its open streams end even where nothing can be read.
 
 -- One row for ever. The pepper authenticates key ids (gateway/core/keys.py); it is no password and opens nothing.
 -- gen_random_uuid() draws 122 random bits from the server's strong source; four of them fill 32 bytes amply.
@@ -90,6 +91,17 @@ BEGIN
     RETURN NULL;
 END $$;
 
+CREATE FUNCTION control.announce_key() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    revoked boolean := TG_OP = 'DELETE';
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        revoked := NEW.revoked_at IS NOT NULL OR NEW.id <> OLD.id;
+    END IF;
+    PERFORM pg_notify('pareta_state', json_build_object('kind', 'key', 'id', OLD.id, 'revoked', revoked)::text);
+    RETURN NULL;
+END $$;
+
 CREATE FUNCTION control.announce_backend() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP <> 'INSERT' THEN
@@ -106,7 +118,7 @@ END $$;
 CREATE TRIGGER announce AFTER UPDATE OR DELETE ON control.organization
     FOR EACH ROW EXECUTE FUNCTION control.announce_row('org');
 CREATE TRIGGER announce AFTER UPDATE OR DELETE ON control.api_key
-    FOR EACH ROW EXECUTE FUNCTION control.announce_row('key');
+    FOR EACH ROW EXECUTE FUNCTION control.announce_key();
 CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON control.endpoint
     FOR EACH ROW EXECUTE FUNCTION control.announce_row('endpoint');
 CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON control.backend
