@@ -1,0 +1,373 @@
+"""The credit counter: holds, charges and limits in Redis, each operation one atomic step of one Lua script.
+
+Floor: ``ledger`` edge. Knows organizations, holds, amounts and limits; nothing of models or HTTP. The state machine
+is ``ledger/core/hold.py`` in pure form and ``ledger/lua/ledger.lua`` in Redis; a test drives both side by side.
+
+Durability, step by step. An answer of this module means: Redis has done it, and, with ``appendonly yes`` and
+``appendfsync always`` (what we ship), has written it to its disk before it answered. Redis logs the effects of one
+script call as one transaction, so a crash keeps all of it or nothing. With ``everysec`` up to a second of answered
+operations can be lost; the events' dense ``seq`` then shows that it happened. ``CounterUnavailable`` means: nobody
+knows. That is harmless for every operation but a hold, because each can be repeated with the same effect; who has to
+be sure repeats until there is an answer (settlements: ``ledger.outbox``, which first makes them durable here).
+
+A hold with an unknown outcome is voided by the counter itself, see ``ledger.collector``: when ``admit`` raises
+``CounterUnavailable`` or its caller is cancelled, the hold id is spent, and a new attempt takes a new id. A caller
+that is cancelled has therefore nothing to clean up as long as ``admit`` has not returned.
+
+The epoch fences: a Redis whose ``meta`` holds another epoch (wiped, restored from an old disk) answers every
+operation with ``CounterUnavailable('fenced')``, and no money moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+from zlib import crc32
+
+from ledger.collector import Answer, Collector, CollectorCounts, Words, meta_key
+from ledger.counter_values import (
+    AccountState,
+    Admission,
+    Beat,
+    CounterUnavailable,
+    Extended,
+    GrantVerdict,
+    Held,
+    HoldConflict,
+    LedgerEvent,
+    LimitState,
+    OpenLimit,
+    OutOfCredit,
+    RateLimit,
+    RateLimited,
+    Settled,
+    Settlement,
+    ShardMeta,
+    UnavailableReason,
+    UnknownHold,
+    Voided,
+)
+from ledger.counter_words import (
+    MOST_NANOS,
+    beat_words,
+    hold_words,
+    read_event,
+    read_hold,
+    read_settle,
+    read_void,
+    settle_words,
+    undo_words,
+)
+from ledger.redis_link import RedisLink, UnknownScript, pack
+
+__all__ = [
+    "AccountState",
+    "Admission",
+    "Beat",
+    "CounterUnavailable",
+    "CreditCounter",
+    "Extended",
+    "GrantVerdict",
+    "Held",
+    "HoldConflict",
+    "LedgerEvent",
+    "LimitState",
+    "OpenLimit",
+    "OutOfCredit",
+    "RateLimit",
+    "RateLimited",
+    "Settled",
+    "Settlement",
+    "ShardMeta",
+    "UnavailableReason",
+    "UnknownHold",
+    "Voided",
+]
+
+BEATS_PER_OPERATION = 100
+MAX_EVENTS_PER_READ = 10_000
+
+_GRANT_VERDICTS: tuple[GrantVerdict, ...] = ("applied", "repeated", "gap")
+
+
+class CreditCounter:
+    """The counter of all shards. Use it from one event loop; make it with :meth:`connect`."""
+
+    def __init__(self, redis_url: str, *, shards: int, epoch: int, timeout_s: float, keep_closed_s: float) -> None:
+        if shards < 1 or epoch < 1 or timeout_s <= 0 or keep_closed_s < 1:
+            raise ValueError("A counter has at least one shard, an epoch from 1, and times above zero.")
+        self.shards = shards
+        self.epoch = epoch
+        self.timeout_s = timeout_s
+        self.counts = CollectorCounts()
+        self._url = redis_url
+        self._collectors = [
+            Collector(redis_url, shard, epoch, keep_closed_s, timeout_s, self.counts) for shard in range(shards)
+        ]
+        # Reads have connections of their own: one for each reader of events (it blocks), one for all else.
+        self._reads = RedisLink(redis_url)
+        self._reads_turn = asyncio.Lock()
+        self._event_links: dict[int, tuple[RedisLink, asyncio.Lock]] = {}
+
+    @classmethod
+    async def connect(
+        cls, redis_url: str, *, shards: int = 1, epoch: int, timeout_s: float = 2.0, keep_closed_s: float = 86_400.0
+    ) -> Self:
+        """Make a counter. It connects at its first operation and reconnects by itself, so Redis may be away now.
+
+        Args:
+            redis_url: ``redis://``, ``rediss://`` or ``unix://``; Redis 6.2 to 8.
+            shards: never change it on a counter that holds money.
+            epoch: the ledger's epoch; a Redis at another one refuses.
+            timeout_s: deadline of each call; an operation has its answer within 1.25 times this.
+            keep_closed_s: how long a closed hold is remembered, so that a repeated settlement is recognized.
+
+        Raises:
+            ValueError: the URL or a number makes no sense.
+        """
+        return cls(redis_url, shards=shards, epoch=epoch, timeout_s=timeout_s, keep_closed_s=keep_closed_s)
+
+    async def close(self) -> None:
+        """Finish what waits (within the timeout), then disconnect."""
+        await asyncio.gather(*(collector.close() for collector in self._collectors))
+        await self._reads.close()
+        for link, _ in self._event_links.values():
+            await link.close()
+
+    # Holds
+
+    async def admit(self, admission: Admission) -> Held | OutOfCredit | RateLimited | HoldConflict:
+        """Take a hold: limits and credit in one step. Nothing is written unless the answer is ``Held``.
+
+        Precedence: the same hold again (its recorded answer), conflict, limits, credit.
+
+        Raises:
+            CounterUnavailable: nobody knows; should the hold have been taken, the counter voids it.
+            ValueError: a number is negative or something is too long.
+        """
+        undo = undo_words(admission)
+        answer = await self._ask(admission.org_id, hold_words(admission), undo)
+        return read_hold(answer, admission)
+
+    async def settle(self, settlement: Settlement) -> Settled | UnknownHold:
+        """End a hold with a charge of min(amount, what it held + what is available). A repeat is harmless.
+
+        Raises:
+            CounterUnavailable: nobody knows; repeat it.
+        """
+        return read_settle(await self._ask(settlement.org_id, settle_words(settlement, "settle")))
+
+    async def void(self, settlement: Settlement) -> Voided | Settled | UnknownHold:
+        """End a hold without a charge; the settlement's amount does not count.
+
+        ``Settled``: the hold had been charged before, and that stands. ``UnknownHold``: a tombstone was left.
+
+        Raises:
+            CounterUnavailable: nobody knows; repeat it.
+        """
+        words = settle_words(settlement, "void")
+        return read_void(await self._ask(settlement.org_id, words))
+
+    async def heartbeat(self, beats: Sequence[Beat]) -> frozenset[str]:
+        """Renew holds and record what was delivered so far. Answers the ids that are not HELD any more.
+
+        Raises:
+            CounterUnavailable: nobody knows; the next beat makes up for it.
+        """
+        by_shard: dict[int, list[Beat]] = {}
+        for beat in beats:
+            by_shard.setdefault(self._shard_of(beat.org_id), []).append(beat)
+        chunks = [
+            (shard, group[start : start + BEATS_PER_OPERATION])
+            for shard, group in by_shard.items()
+            for start in range(0, len(group), BEATS_PER_OPERATION)
+        ]
+        answers = await _all([self._ask_shard(shard, beat_words(chunk)) for shard, chunk in chunks])
+        return frozenset(
+            chunk[position].hold_id
+            for (_, chunk), positions in zip(chunks, answers, strict=True)
+            for position in positions
+        )
+
+    async def extend(self, hold_id: str, org_id: str, *, total_nanos: int) -> Extended | OutOfCredit | UnknownHold:
+        """Raise what a hold reserves to ``total_nanos`` (never lowers it; a repeat is harmless).
+
+        Raises:
+            CounterUnavailable: nobody knows; repeat it.
+        """
+        answer = await self._ask(org_id, ("extend", hold_id, org_id, min(total_nanos, MOST_NANOS)))
+        if answer[0] == 0:
+            return Extended(answer[1])
+        return OutOfCredit() if answer[0] == 1 else UnknownHold()
+
+    async def reap(self, limit: int = 100) -> int:
+        """Close holds that have expired by Redis's clock, at what their last heartbeat had accrued.
+
+        Args:
+            limit: at most so many per shard.
+
+        Returns:
+            How many were reaped.
+
+        Raises:
+            CounterUnavailable: nobody knows; call it again.
+        """
+        answers = await _all([self._ask_shard(shard, ("reap", limit)) for shard in range(self.shards)])
+        return sum(answer[0] for answer in answers)
+
+    # Money from and to the ledger
+
+    async def grant(self, org_id: str, grant_seq: int, amount_nanos: int) -> GrantVerdict:
+        """Apply grant number ``grant_seq`` (from 1) of an organization, once and in order.
+
+        Raises:
+            CounterUnavailable: nobody knows; send it again.
+            ValueError: the amount is not from 1 to 2^52.
+        """
+        if not 0 < amount_nanos <= MOST_NANOS or grant_seq < 1 or not org_id:
+            raise ValueError("A grant has a number from 1 and an amount from 1 to 2^52 nano-USD.")
+        answer = await self._ask(org_id, ("grant", org_id, grant_seq, amount_nanos, MOST_NANOS))
+        return _GRANT_VERDICTS[answer[0]]
+
+    # Reads
+
+    async def account(self, org_id: str) -> AccountState:
+        """An organization's account; all zero if Redis has none."""
+        key = f"{self._prefix(self._shard_of(org_id))}acct:{org_id}"
+        names = ("available", "held", "spent", "returned", "granted", "grant_seq")
+        row = await self._read("HMGET", key, *names)
+        return AccountState(*(int(value or 0) for value in row))
+
+    async def accounts(self, shard: int = 0) -> dict[str, AccountState]:
+        """All accounts of a shard, one by one and not at one moment. For the audit; slow."""
+        prefix = f"{self._prefix(shard)}acct:"
+        found: set[str] = set()
+        cursor = b"0"
+        while True:
+            cursor, keys = await self._read("SCAN", cursor, "MATCH", _literal(prefix) + "*", "COUNT", 1000)
+            found.update(key.decode()[len(prefix) :] for key in keys)
+            if cursor == b"0":
+                break
+        return {org: await self.account(org) for org in sorted(found)}
+
+    async def open_holds(self) -> int:
+        """How many holds are HELD, over all shards."""
+        return sum([await self._read("ZCARD", f"{self._prefix(shard)}expiry") for shard in range(self.shards)])
+
+    async def ping(self) -> None:
+        """Ask Redis whether it is there and at our epoch.
+
+        Raises:
+            CounterUnavailable: it is not.
+        """
+        for shard in range(self.shards):
+            meta = await self.meta(shard)
+            if meta is None or meta.epoch != self.epoch:
+                found = "none" if meta is None else str(meta.epoch)
+                raise CounterUnavailable("fenced", f"shard {shard} is at epoch {found}, the ledger at {self.epoch}")
+
+    async def meta(self, shard: int) -> ShardMeta | None:
+        """Where a shard stands; None if it was never begun."""
+        epoch, seq = await self._read("HMGET", meta_key(shard), "epoch", "seq")
+        return None if epoch is None else ShardMeta(int(epoch), int(seq or 0))
+
+    async def is_blank(self) -> bool:
+        """Whether Redis has no key of any shard."""
+        cursor = b"0"
+        while True:
+            cursor, keys = await self._read("SCAN", cursor, "MATCH", "pareta:{*", "COUNT", 1000)
+            if keys:
+                return False
+            if cursor == b"0":
+                return True
+
+    async def begin_epoch(self) -> None:
+        """Open all shards of a blank Redis at our epoch. A shard that has an epoch keeps it."""
+        for shard in range(self.shards):
+            await self._read("HSETNX", meta_key(shard), "epoch", self.epoch)
+
+    # The event stream, for the reconciler
+
+    async def read_events(
+        self, shard: int, after_id: str = "0-0", count: int = 1000, block_ms: int = 0
+    ) -> list[LedgerEvent]:
+        """Events after ``after_id``, oldest first; waits up to ``block_ms`` (0: not at all) for the first.
+
+        Raises:
+            CounterUnavailable: Redis could not be asked.
+        """
+        link, turn = self._event_links.setdefault(shard, (RedisLink(self._url), asyncio.Lock()))
+        block: tuple[str | int, ...] = ("BLOCK", block_ms) if block_ms > 0 else ()
+        key = f"{self._prefix(shard)}events"
+        command = pack("XREAD", "COUNT", min(count, MAX_EVENTS_PER_READ), *block, "STREAMS", key, after_id)
+        async with turn:
+            reply = await link.call(command, self.timeout_s + max(block_ms, 0) / 1000)
+        return [read_event(entry_id, flat) for entry_id, flat in reply[0][1]] if reply else []
+
+    async def stream_length(self, shard: int) -> int:
+        """Events that were not trimmed yet."""
+        length: int = await self._read("XLEN", f"{self._prefix(shard)}events")
+        return length
+
+    async def trim(self, shard: int, min_id: str) -> int:
+        """Forget events before ``min_id`` (which stays). Returns how many."""
+        trimmed: int = await self._read("XTRIM", f"{self._prefix(shard)}events", "MINID", "=", min_id)
+        return trimmed
+
+    # For metrics and the guardian
+
+    @property
+    def waiting(self) -> int:
+        """Operations that wait to be sent, over all shards."""
+        return sum(collector.waiting for collector in self._collectors)
+
+    @property
+    def orphans(self) -> int:
+        """Holds without an owner that wait to be voided, over all shards."""
+        return sum(collector.orphans for collector in self._collectors)
+
+    def guard_unknown_script(self, guard: Callable[[int], bool]) -> None:
+        """Ask ``guard(shard)`` before the script is loaded into a Redis that does not know it; False fences."""
+        for collector in self._collectors:
+            collector.on_unknown_script = guard
+
+    def _shard_of(self, org_id: str) -> int:
+        return 0 if self.shards == 1 else crc32(org_id.encode()) % self.shards
+
+    @staticmethod
+    def _prefix(shard: int) -> str:
+        return meta_key(shard).removesuffix("meta")
+
+    async def _ask(self, org_id: str, words: Words, undo: Words | None = None) -> Answer:
+        return await self._ask_shard(self._shard_of(org_id), words, undo)
+
+    async def _ask_shard(self, shard: int, words: Words, undo: Words | None = None) -> Answer:
+        collector = self._collectors[shard]
+        answer = collector.ask(words, undo)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            collector.abandon(answer, undo)
+            raise
+
+    async def _read(self, *words: str | bytes | int) -> Any:
+        async with self._reads_turn:
+            try:
+                return await self._reads.call(pack(*words), self.timeout_s)
+            except UnknownScript:
+                raise CounterUnavailable("busy", "Redis answered a read with NOSCRIPT") from None
+
+
+async def _all(work: Sequence[Any]) -> list[Any]:
+    """Await all; the first failure is raised once every one is done, so that none is left behind."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _literal(text: str) -> str:
+    """``text`` as a SCAN pattern that matches itself."""
+    return "".join("\\" + letter if letter in "*?[]\\" else letter for letter in text)
