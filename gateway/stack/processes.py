@@ -176,7 +176,8 @@ def lock_holder(path: Path) -> int | None:
 async def end_leftover(lock: Path, *, name: str, stop_signal: signal.Signals, grace_s: float) -> bool:
     """End a program that an earlier, killed run of ours left behind. Returns whether there was one.
 
-    Only for a caller that holds the folder's own lock: then whoever holds this one has no parent any more.
+    Only for a caller that holds the folder's own lock: then whoever holds this one has no parent any more. All our
+    programs survive a kill -9 without loss, so that is the last resort.
 
     Raises:
         StackError: it does not end.
@@ -184,22 +185,19 @@ async def end_leftover(lock: Path, *, name: str, stop_signal: signal.Signals, gr
     holder = lock_holder(lock)
     if holder is None:
         return False
-    deadline = time.monotonic() + grace_s
-    # The kernel has already asked it to end (launch.py, step 3), so the first look is a wait.
-    asked = False
-    while lock_holder(lock) is not None:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise StackError(
-                f"A {name} of an earlier run still runs (process {holder or 'unknown'}) and does not end: "
-                "stop it first."
-            )
-        if not asked and left_s < grace_s - 1 and holder and _has_open(holder, lock):
-            asked = True
+    # The kernel has already asked it to end (launch.py, step 3), so the first step is only a wait.
+    for number, patience_s in ((None, 1.0), (stop_signal, grace_s), (signal.SIGKILL, 5.0)):
+        if number is not None and holder and _has_open(holder, lock):
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(holder, stop_signal)
-        await asyncio.sleep(0.05)
-    return True
+                os.kill(holder, number)
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            if lock_holder(lock) is None:
+                return True
+            await asyncio.sleep(0.05)
+    raise StackError(
+        f"A {name} of an earlier run still runs (process {holder or 'unknown'}) and does not end: stop it first."
+    )
 
 
 def _has_open(pid: int, path: Path) -> bool:

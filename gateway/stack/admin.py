@@ -1,0 +1,135 @@
+"""The admin listener of a gateway: /metrics of all its processes, /healthz and /readyz.
+
+Floor: stack. It runs in the supervisor, on loopback unless told otherwise, and answers nothing a customer could
+use. The metrics of workers come through files that prometheus-client shares between processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import asyncpg
+import redis.asyncio
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, multiprocess
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from redis.exceptions import RedisError
+
+from gateway.settings import Settings
+from gateway.stack.processes import StackError
+
+_CHECK_KEPT_S = 1.0
+
+
+class Admin:
+    """The listener. ``workers`` tells how many workers serve now and how many are wanted."""
+
+    def __init__(self, settings: Settings, metrics_folder: Path, workers: Callable[[], tuple[int, int]]) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(self._registry, path=str(metrics_folder))  # type: ignore[no-untyped-call]
+        self._serving = Gauge("pareta_workers_ready", "Workers that serve now.", registry=self._registry)
+        self._wanted = Gauge("pareta_workers_wanted", "Workers that should serve.", registry=self._registry)
+        self.restarts = Counter(
+            "pareta_process_restarts",
+            "Processes that ended and were started again.",
+            ["process"],
+            registry=self._registry,
+        )
+        self._dependencies = Dependencies(settings)
+        self._runner: web.AppRunner | None = None
+
+    async def open(self) -> None:
+        """Listen.
+
+        Raises:
+            StackError: the port is in use.
+        """
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        host, port = self._settings.admin_host, self._settings.effective_admin_port
+        try:
+            # shutdown_timeout: a scrape that hangs must not hold up the shutdown.
+            await web.TCPSite(self._runner, host, port, shutdown_timeout=1.0).start()
+        except OSError as error:
+            await self.close()
+            raise StackError(f"The admin listener cannot use {host}:{port}: {error.strerror}.") from error
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self._dependencies.close()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        serving, wanted = self._workers()
+        self._serving.set(serving)
+        self._wanted.set(wanted)
+        # It reads one file per process and metric kind.
+        text = await asyncio.to_thread(generate_latest, self._registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        checks = {"worker": self._workers()[0] > 0, **await self._dependencies.check()}
+        ready = all(checks.values())
+        return web.json_response({"ready": ready, "checks": checks}, status=200 if ready else 503)
+
+
+class Dependencies:
+    """Whether Redis and Postgres answer, asked at most once a second."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._redis = redis.asyncio.Redis.from_url(
+            settings.redis_url,
+            socket_timeout=settings.redis_timeout_s,
+            socket_connect_timeout=settings.redis_timeout_s,
+            single_connection_client=False,
+            max_connections=2,
+        )
+        self._lock = asyncio.Lock()
+        self._answer: Mapping[str, bool] = {}
+        self._asked_s = float("-inf")
+
+    async def check(self) -> Mapping[str, bool]:
+        """Ask both, or repeat an answer that is younger than a second."""
+        async with self._lock:
+            if time.monotonic() - self._asked_s > _CHECK_KEPT_S:
+                redis_answers, postgres_answers = await asyncio.gather(self._ask_redis(), self._ask_postgres())
+                self._answer = {"redis": redis_answers, "postgres": postgres_answers}
+                self._asked_s = time.monotonic()
+            return self._answer
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        await self._redis.aclose()
+
+    async def _ask_redis(self) -> bool:
+        try:
+            await self._redis.ping()
+        except (RedisError, OSError, TimeoutError):
+            return False
+        return True
+
+    async def _ask_postgres(self) -> bool:
+        try:
+            async with asyncio.timeout(self._settings.postgres_timeout_s):
+                connection = await asyncpg.connect(self._settings.database_url)
+                try:
+                    await connection.fetchval("SELECT 1")
+                finally:
+                    await connection.close()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            return False
+        return True
