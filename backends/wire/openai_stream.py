@@ -121,7 +121,7 @@ class StreamRewriter:
             return tail_out
         usage = self.observed().usage
         chunk = {**self._base(), "choices": [], "usage": usage.as_openai() if usage else None}
-        return tail_out + _encode(chunk)
+        return tail_out + encode_event(chunk)
 
     def observed(self) -> Observed:
         """What was handed out so far; usage from the last event that carried it, else ``None``."""
@@ -209,7 +209,7 @@ class StreamRewriter:
         chunk = {**self._base(), "choices": [choice]}
         if self._request.include_usage:
             chunk["usage"] = None
-        return _encode(chunk)
+        return encode_event(chunk)
 
     def _base(self) -> dict[str, Any]:
         request = self._request
@@ -305,7 +305,8 @@ def _data_of(event: bytes) -> bytes:
     return b"\n".join(lines) if len(lines) != 1 else lines[0]
 
 
-def _encode(chunk: dict[str, Any]) -> bytes:
+def encode_event(chunk: dict[str, Any]) -> bytes:
+    """One SSE event that holds a JSON object, in ASCII: httpx cuts lines at U+2028, U+2029 and U+0085 too."""
     encoded = orjson.dumps(chunk)
     if not encoded.isascii():
         encoded = json.dumps(chunk, separators=(",", ":")).encode("ascii")

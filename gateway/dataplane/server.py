@@ -412,6 +412,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(heads.chunk(data) if self._chunked else data)
             self._transport.close()
+        self._replied = True
 
     def abort(self) -> None:
         """Drop the connection."""

@@ -1,0 +1,81 @@
+"""One replica as the router sees it: a backend, its open requests, and its health kept fresh by probes.
+
+Floor: edge. Probes run only while a replica is in use, so that ten thousand quiet endpoints cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from backends.protocol import Backend
+from backends.wire.breaker import Breaker
+from backends.wire.failure import BackendFailure
+
+QUIET_AFTER_S = 300.0
+"""Without a request for this long the probes stop; the next request starts them again."""
+
+
+class Replica:
+    """A backend with its state.
+
+    Args:
+        replica_id: the operator's id of it.
+        backend: the port.
+        interval_s: time between probes.
+        timeout_s: deadline of one probe.
+    """
+
+    def __init__(self, replica_id: str, backend: Backend, *, interval_s: float, timeout_s: float) -> None:
+        self.id = replica_id
+        self.backend = backend
+        self.outstanding = 0
+        self.breaker = Breaker()
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._used_at_s = 0.0
+        self._probing: asyncio.Task[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it should be asked."""
+        return self.breaker.is_up
+
+    @contextmanager
+    def request(self) -> Iterator[Backend]:
+        """Count a request while it is open, and learn from how it ends."""
+        self.outstanding += 1
+        self.watch()
+        try:
+            yield self.backend
+        except BackendFailure as failure:
+            self.breaker.failed(failure)
+            raise
+        else:
+            self.breaker.answered()
+        finally:
+            self.outstanding -= 1
+
+    def watch(self) -> None:
+        """Make sure that probes are running."""
+        self._used_at_s = asyncio.get_running_loop().time()
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.get_running_loop().create_task(self._probe_while_used())
+
+    async def close(self) -> None:
+        """Stop the probes and drop idle connections."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+        await self.backend.close()
+
+    async def _probe_while_used(self) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() - self._used_at_s < QUIET_AFTER_S:
+            # Spread out, so that many workers do not probe in step.
+            await asyncio.sleep(self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311
+            self.breaker.probed(await self.backend.probe(self._timeout_s))
+        # Quiet now, and nothing is known any more: the next request finds out.
+        self.breaker = Breaker()

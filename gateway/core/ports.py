@@ -1,0 +1,53 @@
+"""What the hot path needs of the world, as ports; the edges fulfil them, `gateway.app` joins them.
+
+Floor: core (pure).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.core.exchange import Exchange
+from gateway.core.state import Endpoint, Key
+
+
+class StateUnavailable(Exception):
+    """Keys can't be looked up at the moment; the request gets 503."""
+
+
+class StateView(Protocol):
+    """The platform's state as this process knows it; only `fetch_key` waits."""
+
+    @property
+    def pepper(self) -> bytes:
+        """The installation's secret that marks its own key ids."""
+
+    def endpoint(self, endpoint_id: str) -> Endpoint | None:
+        """An endpoint that is not deleted."""
+
+    def endpoints_of(self, org_id: str) -> Sequence[Endpoint]:
+        """An organization's endpoints, oldest first."""
+
+    def key(self, key_id: str) -> Key | None:
+        """A key that is remembered and fresh enough."""
+
+    async def fetch_key(self, key_id: str) -> Key | None:
+        """Look a key up.
+
+        Raises:
+            StateUnavailable: Postgres could not be asked in time.
+        """
+
+
+class Recorder(Protocol):
+    """Takes note of what happened: metrics and the request log."""
+
+    def closed(self, exchange: Exchange, now_s: float) -> None:
+        """An exchange is over."""
+
+    def relayed(self, exchange: Exchange, gap_s: float) -> None:
+        """Content was passed on, this long after the previous piece."""
+
+    def settled(self, charged_nanos: int, shortfall_nanos: int) -> None:
+        """The ledger's counter confirmed a settlement."""

@@ -1,0 +1,131 @@
+"""Admit: limits and the hold, decided by Redis in one call.
+
+Floor: dataplane. Translates a plan into an `Admission` and the counter's verdict into a refusal or a `Held`. A hold
+is never skipped: when the counter can't say, the answer is 503.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import orjson
+
+from gateway.core import errors
+from gateway.core.errors import Refused
+from gateway.core.estimate import Plan
+from gateway.core.exchange import Exchange
+from gateway.core.state import Key, Limits
+from ledger.counter import (
+    Admission,
+    CounterUnavailable,
+    CreditCounter,
+    Held,
+    HoldConflict,
+    LimitState,
+    OpenLimit,
+    OutOfCredit,
+    RateLimit,
+    RateLimited,
+)
+
+_WHAT = {"rpm": "requests per minute", "tpm": "tokens per minute", "open": "concurrent requests"}
+
+
+async def admit(counter: CreditCounter, exchange: Exchange, plan: Plan, body: bytes, *, expires_in_s: float) -> Held:
+    """Take the hold.
+
+    Args:
+        exchange: has its key, endpoint and card by now.
+        plan: the bound of the work.
+        body: the raw request, for the fingerprint.
+        expires_in_s: how long the hold lives without a heartbeat.
+
+    Raises:
+        Refused: 429, 402 or 503, with the state of the limits attached as ``limits``.
+    """
+    admission = build_admission(exchange, plan, body, expires_in_s=expires_in_s)
+    try:
+        verdict = await counter.admit(admission)
+    except CounterUnavailable:
+        raise Refused(errors.ledger_unavailable()) from None
+    if isinstance(verdict, Held):
+        return verdict
+    if isinstance(verdict, RateLimited):
+        what = _WHAT.get(verdict.name.rpartition(":")[2], "requests")
+        raise RefusedWithLimits(errors.rate_limited(what, verdict.retry_after_s), verdict.limits)
+    if isinstance(verdict, OutOfCredit):
+        raise RefusedWithLimits(errors.insufficient_credits(), verdict.limits)
+    assert isinstance(verdict, HoldConflict)
+    # We mint every id ourselves, so a used one is a bug of ours and not of the client.
+    raise Refused(errors.internal())
+
+
+class RefusedWithLimits(Refused):
+    """A refusal that can say how much of the limits is left."""
+
+    def __init__(self, error: errors.ApiError, limits: tuple[LimitState, ...]) -> None:
+        super().__init__(error)
+        self.limits = limits
+
+
+def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, expires_in_s: float) -> Admission:
+    """What Redis is asked; pure."""
+    key, endpoint, card = exchange.key, exchange.endpoint, exchange.card
+    assert key is not None
+    assert endpoint is not None
+    assert card is not None
+    assert exchange.kind is not None
+    info = {"key": key.id, "endpoint": endpoint.id, "card": card.id, "route": exchange.kind.value}
+    return Admission(
+        hold_id=exchange.request_id,
+        org_id=key.org_id,
+        fingerprint=hashlib.blake2b(body, digest_size=16).hexdigest(),
+        quote=plan.quote,
+        tokens_wanted=plan.tokens_wanted,
+        expires_in_s=expires_in_s,
+        rates=rate_limits(key, plan.tokens_estimated),
+        opens=open_limits(key),
+        info=orjson.dumps({**info, "started_ms": exchange.started_ms, "outcome": "reaped"}),
+    )
+
+
+def rate_limits(key: Key, tokens: int) -> tuple[RateLimit, ...]:
+    """The per-minute limits of the key and its organization. A request dearer than a whole minute costs the minute."""
+    found: list[RateLimit] = []
+    for owner, limits in _owners(key):
+        if limits.requests_per_minute:
+            found.append(RateLimit(f"{owner}:rpm", limits.requests_per_minute, 1))
+        if limits.tokens_per_minute:
+            cost = min(tokens, limits.tokens_per_minute)
+            found.append(RateLimit(f"{owner}:tpm", limits.tokens_per_minute, cost))
+    return tuple(found)
+
+
+def open_limits(key: Key) -> tuple[OpenLimit, ...]:
+    """The limits on requests that are open at once."""
+    return tuple(OpenLimit(f"{owner}:open", limits.concurrent) for owner, limits in _owners(key) if limits.concurrent)
+
+
+def limit_headers(limits: tuple[LimitState, ...]) -> bytes:
+    """OpenAI's ``x-ratelimit-*`` headers: of each kind the limit that is nearest to its end."""
+    lines: list[str] = []
+    for suffix, word in (("rpm", "requests"), ("tpm", "tokens")):
+        of_kind = [limit for limit in limits if limit.name.endswith(":" + suffix)]
+        if of_kind:
+            tightest = min(of_kind, key=lambda limit: limit.remaining)
+            lines.append(f"x-ratelimit-limit-{word}: {tightest.limit}\r\n")
+            lines.append(f"x-ratelimit-remaining-{word}: {max(0, tightest.remaining)}\r\n")
+            lines.append(f"x-ratelimit-reset-{word}: {duration(tightest.reset_s)}\r\n")
+    return "".join(lines).encode()
+
+
+def duration(seconds: float) -> str:
+    """A duration as OpenAI writes it: ``120ms``, ``1.5s``, ``6m0s``."""
+    if seconds < 1:
+        return f"{max(0, round(seconds * 1000))}ms"
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)}m{int(rest)}s" if minutes else f"{round(rest, 3):g}s"
+
+
+def _owners(key: Key) -> tuple[tuple[str, Limits], ...]:
+    return ((f"key:{key.id}", key.limits), (f"org:{key.org_id}", key.org_limits))

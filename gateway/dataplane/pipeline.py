@@ -1,0 +1,338 @@
+"""The life of a request: authenticate, admit, route, relay, settle.
+
+Floor: dataplane. This file holds the control flow and reads like the diagram in the README; every stage is a module
+of its own. Whatever happens after the hold was taken, `Settler.post` is called exactly once for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from backends.wire.failure import BackendFailure, FailureCode, Phase
+from backends.wire.openai_stream import encode_event
+from backends.wire.request import InferenceRequest, Kind
+from gateway.core import errors
+from gateway.core.errors import ApiError, Refused
+from gateway.core.estimate import Plan, plan, upstream_max_tokens
+from gateway.core.exchange import Ending, Exchange
+from gateway.core.openai import read_ask
+from gateway.core.ports import Recorder, StateView
+from gateway.core.state import Scope
+from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
+from gateway.dataplane.authenticate import authenticate, read_key
+from gateway.dataplane.models import list_models, retrieve_model
+from gateway.dataplane.relay import Answer, Interrupted, Patience, Relay
+from gateway.dataplane.reply import Reply
+from gateway.dataplane.resolve import resolve
+from gateway.dataplane.route import Router
+from gateway.dataplane.server import Request
+from gateway.dataplane.settle import Settler
+from gateway.dataplane.watch import Watch
+from gateway.settings import Settings
+from ledger.core.money import micros_floor
+from ledger.counter import CreditCounter, Held
+
+log = logging.getLogger("pareta.pipeline")
+
+MAX_ATTEMPTS = 3
+INFERENCE_ROUTES = {f"/v1/{kind.value}": kind for kind in Kind}
+MODEL_PREFIX = "/v1/models/"
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What the pipeline works with; joined in `gateway.app`."""
+
+    settings: Settings
+    state: StateView
+    counter: CreditCounter
+    router: Router
+    settler: Settler
+    watch: Watch
+    recorder: Recorder
+
+
+class Pipeline:
+    """Serves requests, one call each.
+
+    Args:
+        stages: the parts.
+    """
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+        self.is_ready = False
+
+    async def serve(self, request: Request, reply: Reply) -> None:
+        """Answer one request; the server's handler."""
+        exchange = Exchange(
+            request_id=request.request_id,
+            route=request.path,
+            started_s=request.started_s,
+            started_ms=request.started_ms,
+            client_request_id=_printable(request.headers.get(b"x-request-id")),
+        )
+        try:
+            await self._dispatch(exchange, request, reply)
+        except Refused as refused:
+            _refuse(exchange, reply, refused)
+        except asyncio.CancelledError:
+            exchange.status = exchange.status or 499  # the client closed the request; nobody reads an answer
+            exchange.error_code = exchange.error_code or "client_closed"
+            raise
+        except Exception:
+            log.exception("request %s failed", exchange.request_id)
+            _refuse(exchange, reply, Refused(errors.internal()))
+        finally:
+            loop_now_s = asyncio.get_running_loop().time()
+            exchange.answered_s = loop_now_s
+            self._stages.recorder.closed(exchange, loop_now_s)
+
+    # -- which route -----------------------------------------------------------------------------------------
+
+    async def _dispatch(self, exchange: Exchange, request: Request, reply: Reply) -> None:
+        kind = INFERENCE_ROUTES.get(request.path)
+        if request.refused is not None:
+            if request.refused.status == 413 and not self._may_be_ours(request):
+                raise Refused(errors.invalid_api_key())
+            raise Refused(request.refused)
+        if kind is not None:
+            _require_method(request, "POST")
+            exchange.kind = kind
+            await self._infer(exchange, request, reply)
+        elif request.path == "/v1/models":
+            _require_method(request, "GET")
+            await self._authenticate(exchange, request)
+            _answer(exchange, reply, 200, list_models(self._stages.state, exchange))
+        elif request.path.startswith(MODEL_PREFIX) and "/" not in request.path[len(MODEL_PREFIX) :]:
+            exchange.route = "/v1/models/{id}"
+            _require_method(request, "GET")
+            await self._authenticate(exchange, request)
+            model_id = request.path[len(MODEL_PREFIX) :]
+            _answer(exchange, reply, 200, retrieve_model(self._stages.state, exchange, model_id))
+        elif request.path == "/healthz":
+            _require_method(request, "GET")
+            _answer(exchange, reply, 200, b'{"status":"alive"}')
+        elif request.path == "/readyz":
+            _require_method(request, "GET")
+            _answer(exchange, reply, *(_READY if self.is_ready else _NOT_READY))
+        else:
+            exchange.route = "unknown"  # a label must not take any text that a stranger sends
+            raise Refused(errors.route_not_found())
+
+    async def _authenticate(self, exchange: Exchange, request: Request) -> None:
+        header = request.headers.get(b"authorization")
+        exchange.key = await authenticate(self._stages.state, header, time.time())
+
+    def _may_be_ours(self, request: Request) -> bool:
+        return read_key(self._stages.state, request.headers.get(b"authorization")) is not None
+
+    # -- inference -------------------------------------------------------------------------------------------
+
+    async def _infer(self, exchange: Exchange, request: Request, reply: Reply) -> None:
+        stages = self._stages
+        await self._authenticate(exchange, request)
+        assert exchange.key is not None
+        assert exchange.kind is not None
+        if exchange.key.scope is not Scope.FULL:
+            raise Refused(errors.forbidden())
+        ask = exchange.ask = read_ask(exchange.kind, request.body)
+        endpoint = exchange.endpoint = resolve(stages.state, exchange.key.org_id, ask.model, exchange.kind)
+        exchange.card = endpoint.card_at(exchange.started_ms)
+        if exchange.card is None:
+            raise Refused(errors.no_price())
+        planned = plan(ask, endpoint, exchange.card)
+        if not stages.router.has_live(endpoint):
+            raise Refused(errors.endpoint_not_ready(retry_after_s=_retry_s(stages.settings)))
+        held = await admit(stages.counter, exchange, planned, request.body, expires_in_s=stages.settings.hold_expiry_s)
+        exchange.held_nanos = held.amount_nanos
+        await self._work(exchange, reply, planned, held)
+
+    async def _work(self, exchange: Exchange, reply: Reply, planned: Plan, held: Held) -> None:
+        """From the hold to its settlement. Every way out of here posts exactly once."""
+        stages = self._stages
+        head = limit_headers(held.limits)
+        relay = Relay(exchange, reply, head=head, patience=self._patience(exchange), recorder=stages.recorder)
+        stages.watch.relays.add(relay)
+        ending = Ending.FAILED
+        answer: Answer | None = None
+        try:
+            answer = await self._ask_replicas(exchange, relay, _inference_request(exchange, planned, held))
+            ending = Ending.ABANDONED if reply.is_gone else Ending.FINISHED
+        except asyncio.CancelledError:
+            ending = Ending.ABANDONED
+            raise
+        except BackendFailure as failure:
+            self._fail(exchange, reply, _error_of(failure))
+        except Interrupted as interrupted:
+            ending = interrupted.ending
+            self._fail(exchange, reply, interrupted.error)
+        finally:
+            stages.watch.relays.discard(relay)
+            observed = answer.observed if answer is not None else relay.observed()
+            if ending is Ending.FINISHED:
+                exchange.status = 200
+            durable = stages.settler.post(exchange, ending, observed, planned.tokens_estimated)
+        if answer is not None and ending is Ending.FINISHED:
+            # The client sees the end only when its charge can no longer be lost.
+            await asyncio.shield(durable)
+            self._finish(exchange, reply, answer, head)
+
+    async def _ask_replicas(self, exchange: Exchange, relay: Relay, request: InferenceRequest) -> Answer:
+        """Ask one replica after another until one answers; a failure that another may not have lets it go on."""
+        assert exchange.endpoint is not None
+        tried: list[str] = []
+        failure = BackendFailure(FailureCode.UNREACHABLE, Phase.CONNECT)
+        while len(tried) < MAX_ATTEMPTS:
+            replica = self._stages.router.pick(exchange.endpoint, tried)
+            if replica is None:
+                break
+            tried.append(replica.id)
+            exchange.backend_id, exchange.attempts = replica.id, len(tried)
+            try:
+                with replica.request() as backend:
+                    return await relay.ask(backend, request)
+            except BackendFailure as error:
+                failure = error
+                if not error.may_try_elsewhere:
+                    break
+        raise failure
+
+    def _finish(self, exchange: Exchange, reply: Reply, answer: Answer, head: bytes) -> None:
+        assert exchange.ask is not None
+        assert exchange.billed_nanos is not None
+        billed_micros = str(micros_floor(exchange.billed_nanos)).encode()
+        if exchange.ask.stream:
+            reply.end_stream(b": X-Pareta-Billed: " + billed_micros + b"\n\n" + DONE)
+        else:
+            reply.send(200, answer.body, extra=head + b"X-Pareta-Billed: " + billed_micros + b"\r\n")
+
+    def _fail(self, exchange: Exchange, reply: Reply, error: ApiError) -> None:
+        if not reply.has_begun:
+            _refuse(exchange, reply, Refused(error))
+            return
+        exchange.status = 200
+        exchange.error_code = error.code
+        reply.break_stream(_error_chunk(exchange, error))
+
+    def _patience(self, exchange: Exchange) -> Patience:
+        settings, endpoint = self._stages.settings, exchange.endpoint
+        assert endpoint is not None
+        return Patience(
+            deadline_s=endpoint.deadline_s,
+            idle_s=settings.idle_timeout_s,
+            commit_stream_s=settings.commit_stream_s,
+            heartbeat_s=settings.stream_heartbeat_s,
+            write_s=settings.write_timeout_s,
+        )
+
+
+_READY = (200, b'{"status":"ready"}')
+_NOT_READY = (503, b'{"status":"not ready"}')
+
+
+def _require_method(request: Request, method: str) -> None:
+    if request.method != method and not (method == "GET" and request.method == "HEAD"):
+        raise Refused(errors.method_not_allowed(method))
+
+
+def _inference_request(exchange: Exchange, planned: Plan, held: Held) -> InferenceRequest:
+    ask, kind = exchange.ask, exchange.kind
+    assert ask is not None
+    assert kind is not None
+    body = {**ask.extra, **ask.known} if _takes_extras(exchange) else dict(ask.known)
+    body.pop("max_completion_tokens", None)
+    body.pop("max_tokens", None)
+    max_tokens = upstream_max_tokens(ask, planned, held.tokens_granted)
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    return InferenceRequest(
+        kind=kind,
+        body=body,
+        stream=ask.stream,
+        include_usage=ask.include_usage,
+        answer_id=("chatcmpl-" if kind is Kind.CHAT else "cmpl-") + exchange.request_id.removeprefix("req_"),
+        created_s=exchange.started_ms // 1000,
+        public_model=ask.model,
+        completions=ask.completions,
+    )
+
+
+def _takes_extras(exchange: Exchange) -> bool:
+    # A request may be answered by any replica, so all of them have to tolerate what is sent.
+    return exchange.endpoint is not None and all(b.tolerates_unknown_fields for b in exchange.endpoint.backends)
+
+
+def _error_of(failure: BackendFailure) -> ApiError:
+    match failure.code:
+        case FailureCode.CONTEXT_LENGTH:
+            return errors.context_length_exceeded()
+        case FailureCode.INPUT_REFUSED:
+            return errors.input_refused()
+        case FailureCode.OVERLOADED:
+            return errors.backend_overloaded(failure.retry_after_s)
+        case FailureCode.TIMEOUT:
+            return errors.deadline_exceeded()
+        case FailureCode.UNREACHABLE | FailureCode.MISCONFIGURED:
+            return errors.endpoint_not_ready(retry_after_s=2)
+        case FailureCode.BROKEN | FailureCode.PROTOCOL | FailureCode.TOO_LARGE:
+            return errors.backend_failed()
+
+
+def _retry_s(settings: Settings) -> int:
+    # When a replica comes back, the next health probe sees it.
+    return errors.clamp_retry_after(settings.health_interval_s)
+
+
+def _answer(exchange: Exchange, reply: Reply, status: int, body: bytes) -> None:
+    exchange.status = status
+    reply.send(status, body)
+
+
+def _refuse(exchange: Exchange, reply: Reply, refused: Refused) -> None:
+    error = refused.error
+    exchange.status = error.status
+    exchange.error_code = error.code
+    if reply.has_begun:
+        reply.abort()
+        return
+    lines = limit_headers(refused.limits) if isinstance(refused, RefusedWithLimits) else b""
+    if error.retry_after_s is not None:
+        lines += b"Retry-After: %d\r\n" % error.retry_after_s
+    if error.should_retry is not None:
+        lines += b"x-should-retry: true\r\n" if error.should_retry else b"x-should-retry: false\r\n"
+    if error.allow is not None:
+        lines += f"Allow: {error.allow}\r\n".encode()
+    if error.status == 401:
+        lines += b"WWW-Authenticate: Bearer\r\n"
+    reply.send(error.status, errors.encode(error, exchange.request_id), extra=lines)
+
+
+def _error_chunk(exchange: Exchange, error: ApiError) -> bytes:
+    """A chunk of ordinary shape that also carries the error: openai raises, and no loop meets an empty choice."""
+    assert exchange.ask is not None
+    is_chat = exchange.kind is Kind.CHAT
+    empty: dict[str, Any] = {"delta": {}} if is_chat else {"text": ""}
+    chunk = {
+        "id": ("chatcmpl-" if is_chat else "cmpl-") + exchange.request_id.removeprefix("req_"),
+        "object": "chat.completion.chunk" if is_chat else "text_completion",
+        "created": exchange.started_ms // 1000,
+        "model": exchange.ask.model,
+        "choices": [{"index": 0, **empty, "finish_reason": None}],
+        "error": {"message": error.message, "type": error.type, "code": error.code, "param": error.param},
+        "request_id": exchange.request_id,
+    }
+    return encode_event(chunk)
+
+
+def _printable(header: bytes | None) -> str | None:
+    """A client's own request id for our log, if it is harmless."""
+    if header is None or len(header) > 128 or not header.isascii():
+        return None
+    text = header.decode("ascii")
+    return text if text.isprintable() else None

@@ -1,0 +1,47 @@
+"""Resolve: from what a client calls the model to an endpoint that may be called.
+
+Floor: dataplane, without I/O. Order of the verdicts: 404, then 409, then 400 for a kind of work the endpoint does not
+do, then 503.
+"""
+
+from __future__ import annotations
+
+from backends.wire.request import Kind
+from gateway.core import errors
+from gateway.core.errors import Refused
+from gateway.core.ports import StateView
+from gateway.core.state import Endpoint, EndpointStatus
+
+CAPABILITY = {Kind.CHAT: "chat", Kind.COMPLETION: "completion", Kind.EMBEDDING: "embedding"}
+STARTING_RETRY_S = 5
+
+
+def resolve(state: StateView, org_id: str, model: str, kind: Kind) -> Endpoint:
+    """Find the endpoint.
+
+    Raises:
+        Refused: it is unknown, ambiguous, a seed, of another kind, or not live.
+    """
+    endpoint = state.endpoint(model)
+    if endpoint is None or endpoint.org_id != org_id:
+        endpoint = _by_alias(state, org_id, model)
+    if endpoint.status is EndpointStatus.SEED:
+        raise Refused(errors.seed_endpoint())
+    if CAPABILITY[kind] not in endpoint.capabilities:
+        raise Refused(errors.invalid("model", f"names an endpoint that does not serve /v1/{kind}"))
+    if endpoint.status in (EndpointStatus.STARTING, EndpointStatus.DEPLOYING):
+        raise Refused(errors.endpoint_not_ready(retry_after_s=STARTING_RETRY_S))
+    if endpoint.status is not EndpointStatus.LIVE:
+        raise Refused(errors.endpoint_not_ready(retry_after_s=None))
+    return endpoint
+
+
+def _by_alias(state: StateView, org_id: str, alias: str) -> Endpoint:
+    serving = [endpoint for endpoint in state.endpoints_of(org_id) if endpoint.alias == alias]
+    live = [endpoint for endpoint in serving if endpoint.status is EndpointStatus.LIVE]
+    chosen = live or serving
+    if not chosen:
+        raise Refused(errors.model_not_found(model=alias))
+    if len(chosen) > 1:
+        raise Refused(errors.alias_is_ambiguous())
+    return chosen[0]

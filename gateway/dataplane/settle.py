@@ -1,0 +1,156 @@
+"""Settle: what an ended exchange costs, posted exactly once on what was observed.
+
+Floor: dataplane. This is the only place that turns tokens into money: `charge_of` decides (pure), `Settler` acts. The
+rules: work that the backend or we failed costs nothing; work that the client abandoned costs what was delivered, and
+nothing if no content was; a finished answer costs its usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import orjson
+from ledger.outbox import SettlementOutbox
+
+from backends.wire.request import Kind
+from backends.wire.usage import Observed, TokenUsage, estimate_prompt_tokens
+from gateway.core.exchange import Ending, Exchange
+from gateway.core.openai import Ask
+from ledger.core.meters import Meter, UsageSource
+from ledger.core.pricing import PriceCard, charge_nanos
+from ledger.counter import Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The price of an ended exchange and what it was computed from."""
+
+    amount_nanos: int
+    meters: dict[Meter, int]
+    source: UsageSource
+
+
+NOTHING = Charge(0, {}, UsageSource.REPORTED)
+
+
+def charge_of(ending: Ending, observed: Observed, card: PriceCard, ask: Ask) -> Charge:
+    """Decide the charge; pure.
+
+    An abandoned whole answer was never delivered. An abandoned stream counts once one content delta was.
+    """
+    if ending is Ending.FAILED:
+        return NOTHING
+    if ending is Ending.ABANDONED and (not ask.stream or observed.content_deltas == 0):
+        return NOTHING
+    usage = observed.usage
+    if usage is None or (ending is Ending.FINISHED and not _is_plausible(usage, observed, ask)):
+        usage = TokenUsage(estimate_prompt_tokens(ask.body_bytes), observed.content_deltas, reported=False)
+    meters = meters_of(usage)
+    source = UsageSource.REPORTED if usage.reported else _guess(ask)
+    return Charge(charge_nanos(card, meters), meters, source)
+
+
+def meters_of(usage: TokenUsage) -> dict[Meter, int]:
+    """Split usage into meters that add up without overlap; zero meters are left out."""
+    split = {
+        Meter.PROMPT: usage.prompt - usage.cached_prompt,
+        Meter.CACHED_PROMPT: usage.cached_prompt,
+        Meter.COMPLETION: usage.completion - usage.reasoning,
+        Meter.REASONING: usage.reasoning,
+        Meter.REQUEST: 1,
+    }
+    return {meter: quantity for meter, quantity in split.items() if quantity}
+
+
+def accrued(exchange: Exchange, observed: Observed) -> tuple[int, bytes]:
+    """What a running exchange would cost if its client left now, and the usage behind it; for heartbeats."""
+    assert exchange.card is not None
+    assert exchange.ask is not None
+    charge = charge_of(Ending.ABANDONED, observed, exchange.card, exchange.ask)
+    return charge.amount_nanos, orjson.dumps({"meters": charge.meters, "source": charge.source})
+
+
+class Settler:
+    """Posts settlements.
+
+    Args:
+        outbox: makes them durable and delivers them.
+    """
+
+    def __init__(self, outbox: SettlementOutbox) -> None:
+        self._outbox = outbox
+        self._running: set[asyncio.Task[None]] = set()
+
+    def post(self, exchange: Exchange, ending: Ending, observed: Observed, estimated_tokens: int) -> asyncio.Task[None]:
+        """End the exchange's hold.
+
+        Called once per hold. The returned task belongs to the settler, so that a cancelled request cannot cancel it;
+        it is done when the settlement is durable.
+        """
+        assert exchange.ending is None, "an exchange is settled once"
+        assert exchange.card is not None
+        assert exchange.ask is not None
+        exchange.ending = ending
+        exchange.observed = observed
+        charge = charge_of(ending, observed, exchange.card, exchange.ask)
+        exchange.billed_nanos = charge.amount_nanos
+        settlement = build_settlement(exchange, charge, estimated_tokens)
+        task = asyncio.get_running_loop().create_task(self._outbox.record(settlement))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def drain(self) -> None:
+        """Wait until everything posted is durable."""
+        while self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+
+def build_settlement(exchange: Exchange, charge: Charge, estimated_tokens: int) -> Settlement:
+    """What the ledger is told; pure but for what the exchange holds."""
+    key, endpoint, card, kind = exchange.key, exchange.endpoint, exchange.card, exchange.kind
+    assert key is not None
+    assert endpoint is not None
+    assert card is not None
+    assert kind is not None
+    used = sum(quantity for meter, quantity in charge.meters.items() if meter is not Meter.REQUEST)
+    unused = max(0, estimated_tokens - used)
+    info = {
+        "key": key.id,
+        "endpoint": endpoint.id,
+        "card": card.id,
+        "route": kind.value,
+        "alias": endpoint.alias,
+        "stream": exchange.ask.stream if exchange.ask else False,
+        "meters": charge.meters,
+        "source": charge.source,
+        "outcome": exchange.ending,
+        "status": exchange.status,
+        "started_ms": exchange.started_ms,
+        "ttft_ms": _span_ms(exchange.started_s, exchange.first_byte_s),
+        "total_ms": _span_ms(exchange.started_s, exchange.upstream_done_s),
+    }
+    owners = ((f"key:{key.id}", key.limits), (f"org:{key.org_id}", key.org_limits))
+    return Settlement(
+        hold_id=exchange.request_id,
+        org_id=key.org_id,
+        amount_nanos=charge.amount_nanos,
+        refunds=tuple((f"{owner}:tpm", unused) for owner, limits in owners if limits.tokens_per_minute and unused),
+        opens=tuple(f"{owner}:open" for owner, limits in owners if limits.concurrent),
+        info=orjson.dumps(info),
+    )
+
+
+def _is_plausible(usage: TokenUsage, observed: Observed, ask: Ask) -> bool:
+    """A finished answer with content cannot have used no completion tokens: such a report is no report."""
+    return usage.completion > 0 or observed.content_deltas == 0 or ask.kind is Kind.EMBEDDING
+
+
+def _guess(ask: Ask) -> UsageSource:
+    # The deltas of a stream were counted; of a whole answer without usage nothing but its size is known.
+    return UsageSource.COUNTED if ask.stream else UsageSource.ESTIMATED
+
+
+def _span_ms(start_s: float, end_s: float | None) -> float | None:
+    return None if end_s is None else round((end_s - start_s) * 1000, 3)

@@ -1,0 +1,80 @@
+"""The watch: one clock for all connections and exchanges of a worker.
+
+Floor: dataplane. Timers per stream would cost more than the streams: one task looks at all of them a few times a
+second, and sends the delivered-so-far of every hold in one call every few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from gateway.core import errors
+from gateway.core.exchange import Ending
+from gateway.dataplane.relay import Relay
+from gateway.dataplane.server import Shared
+from gateway.dataplane.settle import accrued
+from ledger.counter import Beat, CounterUnavailable, CreditCounter
+
+TICK_S = 0.25
+log = logging.getLogger("pareta.watch")
+
+
+class Watch:
+    """Everything that is open in this worker.
+
+    Args:
+        counter: gets the heartbeats.
+        heartbeat_s: time between them.
+        expires_in_s: how long a hold lives after one.
+    """
+
+    def __init__(self, counter: CreditCounter, *, heartbeat_s: float, expires_in_s: float) -> None:
+        self._counter = counter
+        self._heartbeat_s = heartbeat_s
+        self._expires_in_s = expires_in_s
+        self._beating: asyncio.Task[None] | None = None
+        self.relays: set[Relay] = set()
+
+    async def run(self, shared: Shared) -> None:
+        """Look at the clock until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_beat_s = loop.time() + self._heartbeat_s
+        while True:
+            await asyncio.sleep(TICK_S)
+            now_s = loop.time()
+            for connection in list(shared.connections):
+                connection.tick(now_s)
+            for relay in list(self.relays):
+                relay.tick(now_s)
+            if now_s >= next_beat_s and (self._beating is None or self._beating.done()):
+                next_beat_s = now_s + self._heartbeat_s
+                self._beating = loop.create_task(self._beat())
+
+    def revoke(self, key_id: str) -> None:
+        """A key was revoked: its open exchanges end now, charged for what was delivered."""
+        for relay in list(self.relays):
+            if relay.exchange.key is not None and relay.exchange.key.id == key_id:
+                relay.interrupt(errors.invalid_api_key(), Ending.ABANDONED)
+
+    def interrupt_all(self) -> None:
+        """The drain's time is over: what still runs ends now, and costs nothing."""
+        for relay in list(self.relays):
+            relay.interrupt(errors.overloaded(), Ending.FAILED)
+
+    async def _beat(self) -> None:
+        beats = [beat for relay in self.relays if (beat := self._beat_of(relay)) is not None]
+        if not beats:
+            return
+        try:
+            await self._counter.heartbeat(beats)
+        except CounterUnavailable as error:
+            # The next beat comes in seconds; a hold outlives several missed ones.
+            log.warning("heartbeat not delivered: %s", error)
+
+    def _beat_of(self, relay: Relay) -> Beat | None:
+        exchange = relay.exchange
+        if exchange.key is None or exchange.held_nanos is None or exchange.ending is not None:
+            return None
+        amount_nanos, usage = accrued(exchange, relay.observed())
+        return Beat(exchange.request_id, exchange.key.org_id, amount_nanos, usage, self._expires_in_s)

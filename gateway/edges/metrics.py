@@ -1,0 +1,99 @@
+"""Metrics under the field's names, for prometheus-client in multi-process mode.
+
+Floor: edge. Children of labelled metrics are looked up once and kept: a lookup per chunk would cost more than the
+chunk. Labels take only words of our own (routes, codes, kinds); nothing a stranger sends becomes a label.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from gateway.core.exchange import Exchange
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 5)
+ADDED_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+NANOS_PER_USD = 1_000_000_000
+
+
+class Metrics:
+    """Counts what happened; a `gateway.core.ports.Recorder`.
+
+    Args:
+        registry: where the metrics live; ``None`` is the process's own.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        where: dict[str, Any] = {} if registry is None else {"registry": registry}
+        self._requests = Counter("pareta_requests", "Requests answered.", ["route", "status"], **where)
+        self._errors = Counter("pareta_errors", "Requests refused or failed, by code.", ["code"], **where)
+        self._duration = Histogram(
+            "pareta_request_duration_seconds",
+            "Time from request to end of answer.",
+            ["route"],
+            buckets=SECONDS,
+            **where,
+        )
+        self._ttft = Histogram(
+            "pareta_time_to_first_token_seconds", "Time to first content (streams).", buckets=SECONDS, **where
+        )
+        self._gap = Histogram(
+            "pareta_inter_token_latency_seconds", "Time between pieces of a stream.", buckets=GAP_SECONDS, **where
+        )
+        self._added = Histogram(
+            "pareta_added_latency_seconds", "Time in the gateway: total minus upstream.", buckets=ADDED_SECONDS, **where
+        )
+        self._tokens = Counter("pareta_tokens", "Tokens metered.", ["kind"], **where)
+        self._charges = Counter("pareta_charges", "Charges confirmed by the credit counter.", **where)
+        self._charged = Counter("pareta_charged_usd", "Credit charged.", **where)
+        self._shortfall = Counter(
+            "pareta_shortfall_usd", "Charges that no credit covered; the platform's loss.", **where
+        )
+        self._holds = Gauge("pareta_holds_open", "Holds of running requests.", multiprocess_mode="livesum", **where)
+        self._connections = Gauge(
+            "pareta_client_connections", "Open client connections.", multiprocess_mode="livesum", **where
+        )
+        self._outbox = Gauge(
+            "pareta_outbox_pending",
+            "Settlements durable here and not yet confirmed.",
+            multiprocess_mode="livesum",
+            **where,
+        )
+        self._observe_gap = self._gap.observe
+
+    def closed(self, exchange: Exchange, now_s: float) -> None:
+        """An exchange is over."""
+        self._requests.labels(exchange.route, str(exchange.status)).inc()
+        if exchange.error_code is not None:
+            self._errors.labels(exchange.error_code).inc()
+        total_s = now_s - exchange.started_s
+        self._duration.labels(exchange.route).observe(total_s)
+        if exchange.first_byte_s is not None:
+            self._ttft.observe(exchange.first_byte_s - exchange.started_s)
+        if exchange.upstream_sent_s is not None and exchange.upstream_done_s is not None:
+            self._added.observe(max(0.0, total_s - (exchange.upstream_done_s - exchange.upstream_sent_s)))
+        usage = exchange.observed.usage if exchange.observed is not None else None
+        if usage is not None:
+            self._tokens.labels("prompt").inc(usage.prompt)
+            self._tokens.labels("completion").inc(usage.completion)
+
+    def relayed(self, exchange: Exchange, gap_s: float) -> None:
+        """Content was passed on."""
+        del exchange
+        self._observe_gap(gap_s)
+
+    def settled(self, charged_nanos: int, shortfall_nanos: int) -> None:
+        """A settlement was confirmed."""
+        if charged_nanos:
+            self._charges.inc()
+            self._charged.inc(charged_nanos / NANOS_PER_USD)
+        if shortfall_nanos:
+            self._shortfall.inc(shortfall_nanos / NANOS_PER_USD)
+
+    def gauges(self, *, holds: int, connections: int, outbox: int) -> None:
+        """Set what is a level and not a count."""
+        self._holds.set(holds)
+        self._connections.set(connections)
+        self._outbox.set(outbox)
