@@ -1,0 +1,254 @@
+"""The composition root of a worker: the only place that joins ports to edges.
+
+Floor: composition. `run_worker` builds the parts from the outside in, serves until SIGTERM, then drains: it stops
+accepting, lets running requests finish for a while, settles everything and leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+from backends.openai_http import HttpLimits, OpenAIHttpBackend
+from backends.replica import Replica
+from gateway.core.state import BackendSpec
+from gateway.dataplane.pipeline import Pipeline, Stages
+from gateway.dataplane.route import ReplicaFactory, Router
+from gateway.dataplane.server import Connection, Shared
+from gateway.dataplane.settle import Settler
+from gateway.dataplane.watch import Watch
+from gateway.edges.metrics import Metrics
+from gateway.edges.recorder import EdgeRecorder
+from gateway.edges.request_log import RequestLog
+from gateway.edges.state_feed import FeedOptions, StateFeed
+from gateway.settings import Settings
+from ledger.counter import CounterUnavailable, CreditCounter
+from ledger.journal import Journal
+from ledger.outbox import SettlementOutbox
+from ledger.postgres import Ledger, open_pool
+
+log = logging.getLogger("pareta.worker")
+
+READY_FILE_VARIABLE = "PARETA_READY_FILE"
+LISTEN_BACKLOG = 4096
+HOUSEKEEPING_S = 0.5
+
+
+async def run_worker(settings: Settings, slot: int) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return.
+
+    Args:
+        settings: has ``database_url`` and ``redis_url``.
+        slot: this worker's number; its journal is ``<data_dir>/journal/worker-<slot>``.
+
+    Raises:
+        StateUnavailable, LedgerUnavailable: Postgres can't be reached at the start.
+        JournalError: the journal belongs to a living worker or can't be opened.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(_joined(settings, slot))
+        server = await loop.create_server(
+            lambda: Connection(worker.shared),
+            settings.host,
+            settings.port,
+            reuse_port=True,
+            backlog=LISTEN_BACKLOG,
+        )
+        # What lives now lives to the end: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await worker.refresh_readiness()
+        _touch_ready_file()
+        log.info("worker %d serves on %s:%d", slot, settings.host, settings.port)
+        await stop.wait()
+        _remove_ready_file()
+        server.close()
+        await worker.drain()
+        log.info("worker %d has drained", slot)
+
+
+class Worker:
+    """The joined parts of one process."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        feed: StateFeed,
+        counter: CreditCounter,
+        outbox: SettlementOutbox,
+        router: Router,
+        metrics: Metrics,
+        request_log: RequestLog,
+    ) -> None:
+        self._settings = settings
+        self._feed = feed
+        self._counter = counter
+        self._outbox = outbox
+        self._metrics = metrics
+        self._request_log = request_log
+        self.watch = Watch(counter, heartbeat_s=settings.hold_heartbeat_s, expires_in_s=settings.hold_expiry_s)
+        self.settler = Settler(outbox)
+        self.pipeline = Pipeline(
+            Stages(
+                settings=settings,
+                state=feed,
+                counter=counter,
+                router=router,
+                settler=self.settler,
+                watch=self.watch,
+                recorder=EdgeRecorder(metrics, request_log),
+            )
+        )
+        self.shared = Shared(settings=settings, handler=self.pipeline.serve, loop=asyncio.get_running_loop())
+
+    async def refresh_readiness(self) -> None:
+        """Ask whether traffic can be served: fresh state, and a counter that answers."""
+        try:
+            await self._counter.ping()
+            counter_answers = True
+        except CounterUnavailable:
+            counter_answers = False
+        self.pipeline.is_ready = counter_answers and self._feed.fresh and not self.shared.draining
+
+    async def keep_house(self) -> None:
+        """Flush the request log, set gauges and refresh readiness, until cancelled."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self._request_log.flush()
+            self._metrics.gauges(
+                holds=len(self.watch.relays), connections=len(self.shared.connections), outbox=self._outbox.pending
+            )
+            await self.refresh_readiness()
+
+    async def drain(self) -> None:
+        """Finish what runs, within the drain timeout; what is left then is ended and costs nothing."""
+        shared = self.shared
+        shared.draining = True
+        self.pipeline.is_ready = False
+        for connection in list(shared.connections):
+            connection.close_if_idle()
+        if shared.tasks:
+            await asyncio.wait(shared.tasks, timeout=self._settings.drain_timeout_s)
+        self.watch.interrupt_all()
+        if shared.tasks:
+            await asyncio.wait(shared.tasks, timeout=5)
+        for connection in list(shared.connections):
+            connection.close_if_idle()
+        await self.settler.drain()
+        await self._outbox.drain(self._settings.redis_timeout_s * 2)
+        self._request_log.flush()
+
+
+@asynccontextmanager
+async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
+    """Build the parts, and take them apart in reverse order."""
+    async with AsyncExitStack() as stack:
+        counter = await CreditCounter.connect(
+            settings.redis_url,
+            shards=settings.shards,
+            epoch=await _read_epoch(settings),
+            timeout_s=settings.redis_timeout_s,
+        )
+        stack.push_async_callback(counter.close)
+        metrics = Metrics()
+        journal = await Journal.open(settings.data_path / "journal" / f"worker-{slot}")
+        stack.push_async_callback(journal.close)
+        outbox = SettlementOutbox(journal, counter, on_settled=metrics.settled)
+        stack.push_async_callback(outbox.close)
+        await outbox.recover()
+        feed = await StateFeed.start(
+            settings.database_url,
+            FeedOptions(
+                pool_size=settings.postgres_pool_size,
+                timeout_s=settings.postgres_timeout_s,
+                resync_s=settings.resync_s,
+                max_staleness_s=settings.max_staleness_s,
+                key_cache_size=settings.key_cache_size,
+            ),
+        )
+        stack.push_async_callback(feed.close)
+        router = Router(_replica_factory(settings))
+        stack.push_async_callback(router.close)
+        request_log = RequestLog(enabled=settings.log_requests)
+        worker = Worker(
+            settings=settings,
+            feed=feed,
+            counter=counter,
+            outbox=outbox,
+            router=router,
+            metrics=metrics,
+            request_log=request_log,
+        )
+        feed.on_key_revoked(worker.watch.revoke)
+        feed.on_endpoint_changed(lambda endpoint_id: _follow_endpoint(feed, router, endpoint_id))
+        for coroutine in (worker.watch.run(worker.shared), worker.keep_house()):
+            task = asyncio.create_task(coroutine)
+            stack.push_async_callback(_stop_task, task)
+        yield worker
+
+
+def _replica_factory(settings: Settings) -> ReplicaFactory:
+    limits = HttpLimits(
+        connect_timeout_s=settings.connect_timeout_s,
+        max_connections=settings.pool_max_connections,
+        max_idle=settings.pool_max_idle,
+        idle_s=settings.pool_idle_s,
+        max_answer_bytes=settings.max_answer_bytes,
+        max_event_bytes=settings.max_event_bytes,
+    )
+
+    def make(spec: BackendSpec) -> Replica:
+        backend = OpenAIHttpBackend(
+            spec.url, model=spec.model, api_key=spec.api_key, health_path=spec.health_path, limits=limits
+        )
+        return Replica(spec.id, backend, interval_s=settings.health_interval_s, timeout_s=settings.health_timeout_s)
+
+    return make
+
+
+def _follow_endpoint(feed: StateFeed, router: Router, endpoint_id: str) -> None:
+    # Changed backends are noticed when the endpoint is called next; one that is gone never is.
+    if feed.endpoint(endpoint_id) is None:
+        router.forget(endpoint_id)
+
+
+async def _read_epoch(settings: Settings) -> int:
+    pool = await open_pool(
+        settings.database_url, size=1, timeout_s=settings.postgres_timeout_s, application_name="pareta-worker"
+    )
+    try:
+        return await Ledger(pool).epoch()
+    finally:
+        await pool.close()
+
+
+async def _stop_task(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _ready_file() -> Path | None:
+    name = os.environ.get(READY_FILE_VARIABLE)
+    return Path(name) if name else None
+
+
+def _touch_ready_file() -> None:
+    if (path := _ready_file()) is not None:
+        path.touch()
+
+
+def _remove_ready_file() -> None:
+    if (path := _ready_file()) is not None:
+        path.unlink(missing_ok=True)
