@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -77,11 +78,11 @@ class PostgresService:
 
     def drop_database(self, url: str) -> None:
         """Drop it, whoever is still connected."""
-        self.run_sql(f'DROP DATABASE IF EXISTS "{url.rpartition("/")[2]}" WITH (FORCE)')
+        self.run_sql(f'DROP DATABASE IF EXISTS "{urlsplit(url).path[1:]}" WITH (FORCE)')
 
     def run_sql(self, sql: str) -> None:
         async def work() -> None:
-            connection = await asyncpg.connect(self.server.url, ssl=False)
+            connection = await asyncpg.connect(self.server.url)
             try:
                 await connection.execute(sql)
             finally:

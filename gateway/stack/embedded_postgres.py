@@ -95,7 +95,7 @@ class EmbeddedPostgres:
 
     def url_of(self, database: str) -> str:
         """The same for another database of the cluster."""
-        return f"postgresql://{_USER}:{quote(self._password)}@127.0.0.1:{self._port}/{database}"
+        return f"postgresql://{_USER}:{quote(self._password)}@127.0.0.1:{self._port}/{database}?sslmode=disable"
 
     @property
     def child(self) -> Child:
@@ -116,8 +116,10 @@ class EmbeddedPostgres:
             await asyncio.to_thread(self._create_cluster)
         _remove_stale_pid_file(self._cluster)
         self._password = (self.folder / "password").read_text().strip()
-        for _ in range(_PORT_ATTEMPTS):
-            self._port = free_port(_remembered_port(self.folder))
+        # Others know the address by now, so a restart waits for the same port (the keeper tries again).
+        attempts = 1 if self._port else _PORT_ATTEMPTS
+        for _ in range(attempts):
+            self._port = self._port if attempts == 1 else free_port(_remembered_port(self.folder))
             self._child = self._spawn()
             if await self._answers():
                 write_private(self.folder / "port", f"{self._port}\n")
@@ -151,7 +153,7 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while self.child.running:
             try:
-                connection = await asyncpg.connect(self.url_of("postgres"), timeout=5, ssl=False)
+                connection = await asyncpg.connect(self.url_of("postgres"), timeout=5)
             except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError, TimeoutError):
                 if time.monotonic() > deadline:
                     await self.child.kill()

@@ -75,8 +75,10 @@ class EmbeddedRedis:
         if not password.exists():
             write_private(password, secrets.token_urlsafe(24) + "\n")
         self._password = password.read_text().strip()
-        for _ in range(_PORT_ATTEMPTS):
-            self._port = free_port(_remembered_port(self.folder))
+        # Others know the address by now, so a restart waits for the same port (the keeper tries again).
+        attempts = 1 if self._port else _PORT_ATTEMPTS
+        for _ in range(attempts):
+            self._port = self._port if attempts == 1 else free_port(_remembered_port(self.folder))
             # The password must not be on the command line, where every user of the machine can read it.
             write_private(self.folder / "redis.conf", self._configuration())
             self._child = self._spawn(program)
@@ -100,7 +102,7 @@ class EmbeddedRedis:
             "requirepass": self._password,
             "daemonize": "no",
             "dir": "./",
-            'save': '""',
+            "save": '""',
             "appendonly": "yes" if self._durable else "no",
             "appendfsync": "always" if self._durable else "no",
             # Money is never evicted: a full Redis refuses writes, and the gateway answers 503.

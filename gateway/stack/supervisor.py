@@ -120,9 +120,7 @@ class Supervisor:
 
     def ready_workers(self) -> int:
         """How many workers serve."""
-        return sum(
-            keeper.running and self._ready_file(slot).exists() for slot, keeper in enumerate(self._workers)
-        )
+        return sum(keeper.running and self._ready_file(slot).exists() for slot, keeper in enumerate(self._workers))
 
     async def open(self) -> None:
         """Start everything, without waiting for workers to be ready.

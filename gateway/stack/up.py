@@ -1,0 +1,321 @@
+"""A whole gateway on one machine with one command: databases, engine, demo tenant, workers.
+
+Floor: stack. Everything is started in an order and stopped in the reverse one: workers drain, the reconciler books what
+they settled, then go the engine, Redis and Postgres. What is external (DATABASE_URL, REDIS_URL) is used and never
+stopped. Standard output gets what a person or a script needs; progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiohttp
+
+from gateway.settings import Settings
+from gateway.stack.demo import SIMULATED_MODEL, Demo, prepare_demo
+from gateway.stack.embedded_postgres import EmbeddedPostgres
+from gateway.stack.embedded_redis import EmbeddedRedis
+from gateway.stack.greeting import show_greeting
+from gateway.stack.keeper import Keeper
+from gateway.stack.prepare import migrate_all, open_ledger
+from gateway.stack.processes import Child, FolderLock, Spec, StackError, free_port, tail, write_private
+from gateway.stack.stopping import StopRequest
+from gateway.stack.supervisor import Supervisor, check_ports, clear_leftovers
+
+_SIMULATOR_START_S = 20.0
+_WORKERS_START_S = 30.0
+_FIRST_COMPLETION_S = 30.0
+_SIMULATOR_GRACE_S = 5.0
+
+
+async def up(settings: Settings, *, new_key: bool = False) -> int:
+    """Run the local stack until SIGTERM or SIGINT. Returns the exit status.
+
+    Args:
+        settings: without ``database_url`` or ``redis_url``, an embedded server is started for it.
+        new_key: mint another demo key.
+
+    Raises:
+        StackError: it cannot start; everything that was started has been stopped.
+    """
+    _log_to_stderr()
+    stop = StopRequest()
+    stop.listen()
+    async with AsyncExitStack() as cleanup:
+        starting = asyncio.create_task(_start(settings, new_key, cleanup, stop))
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()  # asked to stop while starting: what runs already is on the cleanup stack
+            with contextlib.suppress(asyncio.CancelledError, StackError):
+                await starting
+        else:
+            await starting
+            await waiting
+        _say("stopping: requests in flight finish first; again Ctrl-C hurries")
+    _say("stopped")
+    return 0
+
+
+async def _start(settings: Settings, new_key: bool, cleanup: AsyncExitStack, stop: StopRequest) -> None:
+    folder = settings.data_path
+    _make_folder(folder)
+    cleanup.callback(FolderLock(folder / "up.lock").close)
+    await clear_leftovers(settings)
+    check_ports(settings)
+
+    settings = await _databases(settings, cleanup)
+    applied = await migrate_all(settings.database_url)
+    _say(f"migrated: {', '.join(applied) if applied else 'nothing to do'}")
+
+    simulator_url = await _simulator(folder, cleanup)
+    async with open_ledger(settings) as (ledger, counter):
+        demo = await prepare_demo(
+            database_url=settings.database_url,
+            ledger=ledger,
+            counter=counter,
+            folder=folder,
+            simulator_url=simulator_url,
+            new_key=new_key,
+        )
+
+    supervisor = Supervisor(settings, log_file=_fresh_log(folder, "gateway"))
+    cleanup.push_async_callback(supervisor.close, stop)
+    await supervisor.open()
+    await supervisor.wait_ready(_WORKERS_START_S)
+    await _first_completion(_base_url(settings), demo)
+
+    run_file = _RunFile(folder / "run.json", _run_content(settings, demo), supervisor)
+    cleanup.callback((folder / "run.json").unlink, missing_ok=True)
+    run_file.write()
+    cleanup.push_async_callback(_ended, asyncio.create_task(run_file.keep()))
+    show_greeting(
+        base_url=_base_url(settings),
+        admin_url=f"http://{settings.admin_host}:{settings.effective_admin_port}",
+        api_key=demo.newcomer.api_key,
+        endpoint_id=demo.newcomer.endpoint_id,
+        folder=folder,
+    )
+
+
+# ---------------------------------------------------------------------------------------- what is started
+
+
+class _Embedded(Protocol):
+    """An embedded server."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def child(self) -> Child: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+async def _databases(settings: Settings, cleanup: AsyncExitStack) -> Settings:
+    """Start those that are not external; answer settings with both URLs."""
+    folder = settings.data_path
+    servers: dict[str, tuple[str, _Embedded]] = {}
+    if not settings.database_url:
+        servers["database_url"] = (
+            "Postgres",
+            EmbeddedPostgres(folder / "postgres", log=_fresh_log(folder, "postgres")),
+        )
+    if not settings.redis_url:
+        servers["redis_url"] = ("Redis", EmbeddedRedis(folder / "redis", log=_fresh_log(folder, "redis")))
+    await _together(*(_keep_server(name, server, cleanup) for name, server in servers.values()))
+    urls = {setting: server.url for setting, (_, server) in servers.items()}
+    return replace(
+        settings,
+        database_url=urls.get("database_url", settings.database_url),
+        redis_url=urls.get("redis_url", settings.redis_url),
+    )
+
+
+async def _keep_server(name: str, server: _Embedded, cleanup: AsyncExitStack) -> None:
+    async def start() -> Child:
+        await server.start()
+        return server.child
+
+    keeper = Keeper(name, start)
+
+    async def close() -> None:
+        await keeper.release()
+        await server.stop()
+
+    cleanup.push_async_callback(close)
+    begun_s = time.monotonic()
+    await keeper.open()
+    _say(f"{name} runs ({time.monotonic() - begun_s:.1f} s)")
+
+
+async def _simulator(folder: Path, cleanup: AsyncExitStack) -> str:
+    """Start the engine on the port it had last time, where possible. Returns its URL."""
+    port_file = folder / "simulator.port"
+    port = free_port(_number_in(port_file))
+    url = f"http://127.0.0.1:{port}"
+    log_file = _fresh_log(folder, "simulator")
+    spec = Spec(
+        name="simulator",
+        command=[sys.executable, "-m", "backends.simulator", "--model", SIMULATED_MODEL, "--port", str(port)],
+        lock=folder / "run" / "simulator.lock",
+        log=log_file,
+    )
+
+    async def start() -> Child:
+        child = Child(spec)
+        deadline = time.monotonic() + _SIMULATOR_START_S
+        while not await _accepts(port):
+            if not child.running or time.monotonic() > deadline:
+                await child.kill()
+                raise StackError(f"The simulator did not start. The end of {log_file}:\n{tail(log_file)}")
+            await asyncio.sleep(0.05)
+        return child
+
+    keeper = Keeper("simulator", start)
+    cleanup.push_async_callback(keeper.close, _SIMULATOR_GRACE_S)
+    await keeper.open()
+    write_private(port_file, f"{port}\n")
+    _say(f"simulator (an engine without a model) runs on {url}")
+    return url
+
+
+async def _accepts(port: int) -> bool:
+    """Whether somebody listens. Trying to bind instead could take the port from the one we wait for."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+def _number_in(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+async def _first_completion(base_url: str, demo: Demo) -> None:
+    """Wait until a completion comes through the whole gateway.
+
+    Raises:
+        StackError: none did in time; the text has the last answer.
+    """
+    probe = demo.probe
+    body = {"model": probe.endpoint_id, "messages": [{"role": "user", "content": "Are you there?"}], "max_tokens": 4}
+    headers = {"Authorization": f"Bearer {probe.api_key}"}
+    deadline = time.monotonic() + _FIRST_COMPLETION_S
+    last = "no answer"
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=10)) as client:
+        while time.monotonic() < deadline:
+            try:
+                async with client.post(f"{base_url}/v1/chat/completions", json=body) as answer:
+                    last = f"{answer.status} {(await answer.text())[:500]}"
+                    if answer.status == 200:
+                        return
+            except (aiohttp.ClientError, TimeoutError) as error:
+                last = str(error) or type(error).__name__
+            await asyncio.sleep(0.1)
+    raise StackError(f"No completion came through the gateway in {_FIRST_COMPLETION_S:g} s; the last answer: {last}")
+
+
+# ---------------------------------------------------------------------------------------- what is written
+
+
+class _RunFile:
+    """``run.json``: tells other commands of this machine how to reach the stack."""
+
+    def __init__(self, path: Path, content: Mapping[str, object], supervisor: Supervisor) -> None:
+        self._path = path
+        self._content = content
+        self._supervisor = supervisor
+        self._pids: dict[str, int] = {}
+
+    def write(self) -> None:
+        """Write it, if anything changed: processes get new numbers when they restart."""
+        pids = {"up": os.getpid(), **self._supervisor.pids}
+        if pids != self._pids:
+            write_private(self._path, json.dumps({**self._content, "pids": pids}, indent=2) + "\n")
+            self._pids = pids
+
+    async def keep(self) -> None:
+        """Keep it true."""
+        while True:
+            await asyncio.sleep(0.5)
+            self.write()
+
+
+def _run_content(settings: Settings, demo: Demo) -> dict[str, object]:
+    return {
+        "database_url": settings.database_url,
+        "redis_url": settings.redis_url,
+        "shards": settings.shards,
+        "host": settings.host,
+        "port": settings.port,
+        "admin_port": settings.effective_admin_port,
+        "base_url": _base_url(settings),
+        "endpoint": demo.newcomer.endpoint_id,
+        "organization": demo.newcomer.org_id,
+    }
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StackError(f"DATA_DIR {folder} cannot be used: {error.strerror}.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StackError(f"DATA_DIR {folder} cannot be used: it is not writable for this user.")
+
+
+def _fresh_log(folder: Path, name: str) -> Path:
+    """The log of this run; the one of the run before is kept beside it."""
+    log_file = folder / "logs" / f"{name}.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    if log_file.exists():
+        log_file.replace(log_file.with_suffix(".log.1"))
+    return log_file
+
+
+def _base_url(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://{host}:{settings.port}"
+
+
+def _say(text: str) -> None:
+    print(f"up: {text}", file=sys.stderr, flush=True)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="up: %(message)s")
+
+
+# ---------------------------------------------------------------------------------------- small tools
+
+
+async def _together(*work: Coroutine[Any, Any, None]) -> None:
+    """All at once; the first error is raised when all have ended, so that nothing is half-started unseen."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
