@@ -296,9 +296,9 @@ class Connection(asyncio.Protocol):
         now_ms = time.time_ns() // 1_000_000
         target = self._url.split(b"?", 1)[0].split(b"#", 1)[0]
         refused = self._refused
-        if refused is None and not target.startswith(b"/"):
+        version = parser.get_http_version()
+        if refused is None and (not target.startswith(b"/") or version not in ("1.0", "1.1")):
             refused = errors.malformed_http()
-        is_http10 = parser.get_http_version() == "1.0"
         return Request(
             method=parser.get_method().decode("latin-1"),
             path=target.decode("latin-1"),
@@ -307,7 +307,7 @@ class Connection(asyncio.Protocol):
             started_s=shared.loop.time(),
             started_ms=now_ms,
             keep_alive=parser.should_keep_alive() and refused is None and not shared.draining,
-            is_http10=is_http10,
+            is_http10=version == "1.0",
             body=self._body[0] if len(self._body) == 1 else b"".join(self._body),
             refused=refused,
         )
