@@ -31,7 +31,7 @@ from gateway.stack.stopping import StopRequest
 log = logging.getLogger("gateway.stack")
 
 READY_FILE = "PARETA_READY_FILE"
-_DRAIN_MARGIN_S = 5.0
+_DRAIN_MARGIN_S = 15.0  # after its drain a worker still settles and delivers
 _LEFTOVER_GRACE_S = 10.0
 RECONCILE_QUIET_S = 10.0
 """How long the reconciler may go on booking after SIGTERM."""
