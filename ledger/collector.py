@@ -27,7 +27,8 @@ from typing import Any
 
 import orjson
 
-from ledger.counter_values import CounterUnavailable
+from ledger.counter_values import Admission, CounterUnavailable
+from ledger.counter_words import undo_words
 from ledger.redis_link import RedisLink, UnknownScript, pack
 
 MAX_OPERATIONS_PER_CALL = 256
@@ -50,14 +51,10 @@ Words = tuple[Any, ...]
 Answer = list[Any]
 
 
-@dataclass(slots=True, eq=False)
-class Operation:
-    """One operation on its way. ``undo``: the void that releases it, if it may leave a hold behind."""
+Operation = tuple[Words, asyncio.Future[Answer], Admission | None]
+"""What is on its way: the words, the future of their answer, and of a hold the admission, so that it can be undone.
 
-    words: Words
-    answer: asyncio.Future[Answer]
-    asked_at_s: float
-    undo: Words | None = None
+A plain tuple: this is made for every operation of every request."""
 
 
 @dataclass(slots=True)
@@ -87,7 +84,10 @@ class Collector:
     Called with the shard; a False answer fences the call instead of loading the script. None loads."""
 
     _link: RedisLink = field(init=False)
+    _loop: asyncio.AbstractEventLoop = field(init=False)
     _queue: deque[Operation] = field(init=False, default_factory=deque)
+    _asked_at_s: float = field(init=False, default=0.0)
+    """When the oldest operation of the queue was asked for, or earlier."""
     _orphans: deque[Words] = field(init=False, default_factory=deque)
     _wake: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _idle: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -111,28 +111,31 @@ class Collector:
         """Holds that wait to be voided because their caller is gone or got no answer."""
         return len(self._orphans)
 
-    def ask(self, words: Words, undo: Words | None = None) -> asyncio.Future[Answer]:
+    def ask(self, words: Words, hold: Admission | None = None) -> asyncio.Future[Answer]:
         """Queue an operation; its future gets the script's answer or ``CounterUnavailable``.
+
+        Args:
+            hold: of a hold, what is to be voided if nobody gets the answer.
 
         Raises:
             CounterUnavailable: the queue is full, or the collector was closed.
         """
-        if self._closed:
-            raise CounterUnavailable("unreachable", "this counter was closed")
-        if len(self._queue) >= MAX_WAITING:
+        queue = self._queue
+        if not queue:
+            self._rouse()
+            self._asked_at_s = self._loop.time()
+        elif len(queue) >= MAX_WAITING:
             raise CounterUnavailable("busy", f"{MAX_WAITING} operations wait for Redis already")
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
-        self._queue.append(Operation(words, answer, loop.time(), undo))
-        self._rouse()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        queue.append((words, answer, hold))
         return answer
 
-    def abandon(self, answer: asyncio.Future[Answer], undo: Words | None = None) -> None:
-        """The caller was cancelled in the same tick in which its answer came. If that was a hold, void it."""
+    def abandon(self, answer: asyncio.Future[Answer], hold: Admission | None = None) -> None:
+        """The caller was cancelled. If that was in the tick in which a hold was answered, void the hold."""
         if answer.cancelled() or not answer.done() or answer.exception() is not None:
             return
-        if undo is not None and answer.result()[0] == 0:
-            self._adopt(undo)
+        if hold is not None and answer.result()[0] == 0:
+            self._adopt(undo_words(hold))
             self._rouse()
 
     async def close(self) -> None:
@@ -150,22 +153,23 @@ class Collector:
         await self._link.close()
 
     def _rouse(self) -> None:
+        if self._closed:
+            raise CounterUnavailable("unreachable", "this counter was closed")
         if self._pump is None:
-            self._pump = asyncio.get_running_loop().create_task(self._run(), name=f"credit-shard-{self.shard}")
+            self._loop = asyncio.get_running_loop()
+            self._pump = self._loop.create_task(self._run(), name=f"credit-shard-{self.shard}")
         self._idle.clear()
         self._wake.set()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._queue or (self._orphans and self._retry is None):
+                age_s = self._loop.time() - self._asked_at_s if self._queue else 0.0
                 batch, undoing = self._take()
-                if not batch and not undoing:
-                    continue
-                age_s = loop.time() - batch[0].asked_at_s if batch else 0.0
-                await self._flush(batch, undoing, max(self.timeout_s - age_s, self.timeout_s / 4))
+                if batch or undoing:
+                    await self._flush(batch, undoing, max(self.timeout_s - age_s, self.timeout_s / 4))
             self._idle.set()
 
     def _take(self) -> tuple[list[Operation], list[Words]]:
@@ -173,7 +177,7 @@ class Collector:
         queue = self._queue
         while queue and len(batch) < MAX_OPERATIONS_PER_CALL:
             operation = queue.popleft()
-            if operation.undo is not None and operation.answer.cancelled():
+            if operation[2] is not None and operation[1].cancelled():
                 continue  # a hold that was never sent, for a caller that is gone
             batch.append(operation)
         undoing: list[Words] = []
@@ -205,19 +209,19 @@ class Collector:
 
     def _encode(self, batch: list[Operation], undoing: list[Words]) -> bytes:
         try:
-            return orjson.dumps([operation.words for operation in batch] + undoing)
+            return orjson.dumps([words for words, _, _ in batch] + undoing)
         except TypeError:
             # One operation that can't be written (a lone surrogate, say) must not fail the others.
             good = []
             for operation in batch:
                 try:
-                    orjson.dumps(operation.words)
+                    orjson.dumps(operation[0])
                     good.append(operation)
                 except TypeError as error:
-                    if not operation.answer.done():
-                        operation.answer.set_exception(ValueError(f"This operation cannot be encoded: {error}"))
+                    if not operation[1].done():
+                        operation[1].set_exception(ValueError(f"This operation cannot be encoded: {error}"))
             batch[:] = good
-            return orjson.dumps([operation.words for operation in batch] + undoing)
+            return orjson.dumps([words for words, _, _ in batch] + undoing)
 
     async def _call(self, operations: bytes, timeout_s: float) -> list[Answer]:
         self.counts.calls += 1
@@ -249,11 +253,10 @@ class Collector:
 
     def _resolve(self, batch: list[Operation], answers: list[Answer]) -> None:
         self.counts.operations += len(batch)
-        for operation, answer in zip(batch, answers, strict=False):
-            future = operation.answer
+        for (_, future, hold), answer in zip(batch, answers, strict=False):  # the undone ones come after
             if future.done():
-                if operation.undo is not None and answer[0] == 0:
-                    self._adopt(operation.undo)
+                if hold is not None and answer[0] == 0:
+                    self._adopt(undo_words(hold))
             elif answer and answer[0] == -1:
                 future.set_exception(CounterUnavailable("busy", str(answer[1])[:300]))
             else:
@@ -269,19 +272,19 @@ class Collector:
         self._fail(waiting, error, sent=False)
         if self._orphans and self._retry is None and not self._closed:
             delay_s = _ORPHAN_RETRY_S[min(self._failures, len(_ORPHAN_RETRY_S) - 1)]
-            self._retry = asyncio.get_running_loop().call_later(delay_s, self._try_again)
+            self._retry = self._loop.call_later(delay_s, self._try_again)
         self._failures += 1
 
     def _fail(self, operations: list[Operation], error: CounterUnavailable, *, sent: bool) -> None:
-        for operation in operations:
-            if sent and operation.undo is not None:
-                self._adopt(operation.undo)
-            if not operation.answer.done():
-                operation.answer.set_exception(CounterUnavailable(error.reason, error.detail))
+        for _, answer, hold in operations:
+            if sent and hold is not None:
+                self._adopt(undo_words(hold))
+            if not answer.done():
+                answer.set_exception(CounterUnavailable(error.reason, error.detail))
 
     def _try_again(self) -> None:
         self._retry = None
-        if self._orphans:
+        if self._orphans and not self._closed:
             self._rouse()
 
     def _adopt(self, undo: Words) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 from zlib import crc32
 
-from ledger.collector import Answer, Collector, CollectorCounts, Words, meta_key
+from ledger.collector import Answer, Collector, CollectorCounts, meta_key
 from ledger.counter_values import (
     AccountState,
     Admission,
@@ -57,7 +57,6 @@ from ledger.counter_words import (
     read_settle,
     read_void,
     settle_words,
-    undo_words,
 )
 from ledger.redis_link import RedisLink, UnknownScript, pack
 
@@ -146,9 +145,13 @@ class CreditCounter:
             CounterUnavailable: nobody knows; should the hold have been taken, the counter voids it.
             ValueError: a number is negative or something is too long.
         """
-        undo = undo_words(admission)
-        answer = await self._ask(admission.org_id, hold_words(admission), undo)
-        return read_hold(answer, admission)
+        collector = self._collector_of(admission.org_id)
+        answer = collector.ask(hold_words(admission), admission)
+        try:
+            return read_hold(await answer, admission)
+        except asyncio.CancelledError:
+            collector.abandon(answer, admission)
+            raise
 
     async def settle(self, settlement: Settlement) -> Settled | UnknownHold:
         """End a hold with a charge of min(amount, what it held + what is available). A repeat is harmless.
@@ -156,7 +159,7 @@ class CreditCounter:
         Raises:
             CounterUnavailable: nobody knows; repeat it.
         """
-        return read_settle(await self._ask(settlement.org_id, settle_words(settlement, "settle")))
+        return read_settle(await self._collector_of(settlement.org_id).ask(settle_words(settlement, "settle")))
 
     async def void(self, settlement: Settlement) -> Voided | Settled | UnknownHold:
         """End a hold without a charge; the settlement's amount does not count.
@@ -166,8 +169,7 @@ class CreditCounter:
         Raises:
             CounterUnavailable: nobody knows; repeat it.
         """
-        words = settle_words(settlement, "void")
-        return read_void(await self._ask(settlement.org_id, words))
+        return read_void(await self._collector_of(settlement.org_id).ask(settle_words(settlement, "void")))
 
     async def heartbeat(self, beats: Sequence[Beat]) -> frozenset[str]:
         """Renew holds and record what was delivered so far. Answers the ids that are not HELD any more.
@@ -183,7 +185,7 @@ class CreditCounter:
             for shard, group in by_shard.items()
             for start in range(0, len(group), BEATS_PER_OPERATION)
         ]
-        answers = await _all([self._ask_shard(shard, beat_words(chunk)) for shard, chunk in chunks])
+        answers = await _all([self._collectors[shard].ask(beat_words(chunk)) for shard, chunk in chunks])
         return frozenset(
             chunk[position].hold_id
             for (_, chunk), positions in zip(chunks, answers, strict=True)
@@ -196,7 +198,8 @@ class CreditCounter:
         Raises:
             CounterUnavailable: nobody knows; repeat it.
         """
-        answer = await self._ask(org_id, ("extend", hold_id, org_id, min(total_nanos, MOST_NANOS)))
+        words = ("extend", hold_id, org_id, min(total_nanos, MOST_NANOS))
+        answer = await self._collector_of(org_id).ask(words)
         if answer[0] == 0:
             return Extended(answer[1])
         return OutOfCredit() if answer[0] == 1 else UnknownHold()
@@ -213,7 +216,7 @@ class CreditCounter:
         Raises:
             CounterUnavailable: nobody knows; call it again.
         """
-        answers = await _all([self._ask_shard(shard, ("reap", limit)) for shard in range(self.shards)])
+        answers = await _all([collector.ask(("reap", limit)) for collector in self._collectors])
         return sum(answer[0] for answer in answers)
 
     # Money from and to the ledger
@@ -227,7 +230,7 @@ class CreditCounter:
         """
         if not 0 < amount_nanos <= MOST_NANOS or grant_seq < 1 or not org_id:
             raise ValueError("A grant has a number from 1 and an amount from 1 to 2^52 nano-USD.")
-        answer = await self._ask(org_id, ("grant", org_id, grant_seq, amount_nanos, MOST_NANOS))
+        answer = await self._collector_of(org_id).ask(("grant", org_id, grant_seq, amount_nanos, MOST_NANOS))
         return _GRANT_VERDICTS[answer[0]]
 
     # Reads
@@ -335,21 +338,12 @@ class CreditCounter:
     def _shard_of(self, org_id: str) -> int:
         return 0 if self.shards == 1 else crc32(org_id.encode()) % self.shards
 
+    def _collector_of(self, org_id: str) -> Collector:
+        return self._collectors[0] if self.shards == 1 else self._collectors[self._shard_of(org_id)]
+
     @staticmethod
     def _prefix(shard: int) -> str:
         return meta_key(shard).removesuffix("meta")
-
-    async def _ask(self, org_id: str, words: Words, undo: Words | None = None) -> Answer:
-        return await self._ask_shard(self._shard_of(org_id), words, undo)
-
-    async def _ask_shard(self, shard: int, words: Words, undo: Words | None = None) -> Answer:
-        collector = self._collectors[shard]
-        answer = collector.ask(words, undo)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            collector.abandon(answer, undo)
-            raise
 
     async def _read(self, *words: str | bytes | int) -> Any:
         async with self._reads_turn:
@@ -359,13 +353,15 @@ class CreditCounter:
                 raise CounterUnavailable("busy", "Redis answered a read with NOSCRIPT") from None
 
 
-async def _all(work: Sequence[Any]) -> list[Any]:
+async def _all(answers: Sequence[asyncio.Future[Answer]]) -> list[Answer]:
     """Await all; the first failure is raised once every one is done, so that none is left behind."""
-    results = await asyncio.gather(*work, return_exceptions=True)
+    results = await asyncio.gather(*answers, return_exceptions=True)
+    good: list[Answer] = []
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return results
+        good.append(result)
+    return good
 
 
 def _literal(text: str) -> str:

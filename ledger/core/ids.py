@@ -31,9 +31,15 @@ def request_id(time_ms: int, random_bytes: bytes) -> str:
     """
     if not 0 <= time_ms <= _MAX_TIME_MS or len(random_bytes) != REQUEST_RANDOM_BYTES:
         raise ValueError("A request id takes 48 bits of time and 10 random bytes.")
-    number = time_ms << 80 | int.from_bytes(random_bytes)
     pairs = _PAIRS
-    return REQUEST_PREFIX + "".join([pairs[number >> shift & 1023] for shift in range(120, -1, -10)])
+    high, low = int.from_bytes(random_bytes[:5]), int.from_bytes(random_bytes[5:])
+    # Written out: this runs once per request, and a loop takes twice as long.
+    return (
+        f"{REQUEST_PREFIX}{pairs[time_ms >> 40]}{pairs[time_ms >> 30 & 1023]}{pairs[time_ms >> 20 & 1023]}"
+        f"{pairs[time_ms >> 10 & 1023]}{pairs[time_ms & 1023]}"
+        f"{pairs[high >> 30]}{pairs[high >> 20 & 1023]}{pairs[high >> 10 & 1023]}{pairs[high & 1023]}"
+        f"{pairs[low >> 30]}{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
+    )
 
 
 def is_request_id(text: str) -> bool:

@@ -1,0 +1,1 @@
+"""Micro benchmarks: one part at a time, on real servers."""
