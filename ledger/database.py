@@ -68,6 +68,8 @@ def translated(doing: str) -> Iterator[None]:
             f"The ledger could not {doing}: its tables are missing or older than this release. Run the migrations."
         ) from error
     except _UNAVAILABLE as error:
+        if isinstance(error, ValueError):  # the driver could not encode an argument; nothing was sent
+            raise LedgerRefused(f"The ledger could not {doing}: a value is out of bounds.") from error
         raise LedgerUnavailable(f"The ledger could not {doing}: {_reason(error)}.") from error
     except asyncpg.IntegrityConstraintViolationError as error:
         raise LedgerConflict(f"The ledger could not {doing}: it contradicts what is recorded.") from error

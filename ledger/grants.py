@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from ledger.core.ids import REQUEST_PREFIX, REQUEST_RANDOM_BYTES, request_id
-from ledger.core.money import MAX_GRANT_NANOS, MAX_NANOS
+from ledger.core.money import MAX_GRANT_NANOS
 from ledger.database import Connection, Pool, Record, acquired
 
 SEND_AT_ONCE = 1000
@@ -63,8 +63,7 @@ def transfer_id(event_id: str, *, late: bool = False) -> str:
 async def grant_available(conn: Connection, org_id: str, *, epoch: int) -> Grant | None:
     """Move what may be granted from available to escrow. Inside a transaction that has locked the balance row."""
     have = await conn.fetchrow(
-        """SELECT b.available_nanos, b.escrow_nanos,
-                  coalesce(max(g.grant_seq), 0) AS last_seq, coalesce(sum(g.amount_nanos), 0)::bigint AS granted_nanos
+        """SELECT b.available_nanos, b.escrow_nanos, coalesce(max(g.grant_seq), 0) AS last_seq
              FROM ledger.balance b LEFT JOIN ledger.escrow_grant g ON g.org_id = b.org_id AND g.epoch = $2
             WHERE b.org_id = $1 GROUP BY b.org_id""",
         org_id,
@@ -72,9 +71,7 @@ async def grant_available(conn: Connection, org_id: str, *, epoch: int) -> Grant
     )
     if have is None:
         return None
-    amount_nanos = _grantable(
-        have["available_nanos"], escrow_nanos=have["escrow_nanos"], granted_nanos=have["granted_nanos"]
-    )
+    amount_nanos = _grantable(have["available_nanos"], escrow_nanos=have["escrow_nanos"])
     if amount_nanos == 0:
         return None
     row = await conn.fetchrow(
@@ -107,9 +104,9 @@ async def grant_available(conn: Connection, org_id: str, *, epoch: int) -> Grant
     return _grant(row)
 
 
-def _grantable(available_nanos: int, *, escrow_nanos: int, granted_nanos: int) -> int:
+def _grantable(available_nanos: int, *, escrow_nanos: int) -> int:
     """Everything, as long as Redis can count it exactly. Escrow here is never below what Redis really has left."""
-    return max(0, min(available_nanos, MAX_GRANT_NANOS - escrow_nanos, MAX_NANOS - granted_nanos))
+    return max(0, min(available_nanos, MAX_GRANT_NANOS - escrow_nanos))
 
 
 async def grant_waiting(pool: Pool, *, epoch: int, limit: int = 100) -> int:

@@ -38,6 +38,10 @@ class MonthKeeper:
     def __init__(self) -> None:
         self._known: set[date] = set()
 
+    def forget(self) -> None:
+        """Look again the next time: somebody may have detached a partition."""
+        self._known.clear()
+
     async def ensure(self, conn: Connection, months: Iterable[date]) -> list[date]:
         """Make the partitions that are missing. Call it outside the transaction that needs them.
 

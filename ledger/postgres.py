@@ -14,10 +14,11 @@ from ledger.accounts import Balance, Credit, TopUp
 from ledger.core.meters import Meter
 from ledger.core.pricing import PriceCard
 from ledger.database import Pool, open_pool
+from ledger.epochs import EpochMismatch, FencedCounter
 from ledger.grants import Delivery, Grant, GrantTaker
 from ledger.partitions import MonthKeeper
 
-__all__ = ["Balance", "Credit", "Delivery", "Grant", "Ledger", "TopUp", "open_pool"]
+__all__ = ["Balance", "Credit", "Delivery", "EpochMismatch", "Grant", "Ledger", "TopUp", "open_pool"]
 
 
 class Ledger:
@@ -57,6 +58,10 @@ class Ledger:
     async def epoch(self) -> int:
         """The counter's epoch; opens the first one when there is none."""
         return await epochs.epoch(self._pool)
+
+    async def ensure_epoch(self, counter: FencedCounter) -> None:
+        """Open a Redis that was never used; raises ``EpochMismatch`` when Redis and the ledger don't fit together."""
+        await epochs.ensure_epoch(self._pool, counter)
 
     async def pending_grants(self, org_id: str | None = None) -> list[Grant]:
         """Grants that Redis has not confirmed, in sending order."""
