@@ -13,8 +13,7 @@ import asyncpg
 
 from gateway.settings import Settings
 from ledger.counter import CreditCounter
-from ledger.database import acquired, translated
-from ledger.epochs import never_used
+from ledger.database import translated
 from ledger.migrate import ledger_migrations, migrate
 from ledger.postgres import Ledger, open_pool
 
@@ -32,7 +31,11 @@ async def migrate_all(database_url: str) -> list[str]:
 
 @asynccontextmanager
 async def open_ledger(settings: Settings) -> AsyncIterator[tuple[Ledger, CreditCounter]]:
-    """The ledger and its counter, with the first epoch begun where nothing was ever counted."""
+    """The ledger and its counter, with the first epoch begun where nothing was ever counted.
+
+    Raises:
+        EpochMismatch: Redis and the ledger do not belong together; CounterUnavailable, LedgerError.
+    """
     pool = await open_pool(
         settings.database_url, size=2, timeout_s=settings.postgres_timeout_s, application_name="pareta-stack"
     )
@@ -45,10 +48,7 @@ async def open_ledger(settings: Settings) -> AsyncIterator[tuple[Ledger, CreditC
             timeout_s=settings.redis_timeout_s,
         )
         try:
-            async with acquired(pool, "look for earlier grants") as conn:
-                unused = await never_used(conn)
-            if unused and await counter.is_blank():
-                await counter.begin_epoch()
+            await ledger.ensure_epoch(counter)
             yield ledger, counter
         finally:
             await counter.close()

@@ -17,6 +17,7 @@ from gateway.stack.stopping import StopRequest
 from gateway.stack.supervisor import RECONCILE_QUIET_S
 from ledger.counter import CounterUnavailable, CreditCounter
 from ledger.database import Pool, open_pool
+from ledger.epochs import EpochMismatch
 from ledger.errors import LedgerUnavailable
 from ledger.postgres import Ledger
 from ledger.reconcile import Reconciler
@@ -50,6 +51,7 @@ async def run_reconciler(settings: Settings) -> None:
             timeout_s=settings.redis_timeout_s,
         )
         try:
+            await _begin(Ledger(pool), counter, stop)
             await _run(Reconciler(pool, counter, settings.shards), counter, settings.shards, stop)
         finally:
             await counter.close()
@@ -85,6 +87,23 @@ async def _patiently_open(settings: Settings, stop: StopRequest) -> Pool | None:
                 log.warning("%s Trying again every %g s.", said, _RETRY_S)
             await stop.hurried(stop.wait(), _RETRY_S)
     return None
+
+
+async def _begin(ledger: Ledger, counter: CreditCounter, stop: StopRequest) -> None:
+    """Open the first epoch in a Redis that was never used, waiting for one that is away.
+
+    Where the two do not belong together everything stays fenced, and the log says why.
+    """
+    while not stop.asked:
+        try:
+            await ledger.ensure_epoch(counter)
+        except EpochMismatch as error:
+            log.error("%s", error)
+        except (CounterUnavailable, LedgerUnavailable) as error:
+            log.warning("%s Trying again every %g s.", error, _RETRY_S)
+            await stop.hurried(stop.wait(), _RETRY_S)
+            continue
+        return
 
 
 async def _quiet(reconciler: Reconciler, counter: CreditCounter, shards: int) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from gateway.control.database import ControlError
 from gateway.settings import Settings
 from gateway.stack.demo import SIMULATED_MODEL, Demo, prepare_demo
 from gateway.stack.embedded_postgres import EmbeddedPostgres
@@ -32,6 +33,8 @@ from gateway.stack.prepare import migrate_all, open_ledger
 from gateway.stack.processes import Child, FolderLock, Spec, StackError, free_port, tail, write_private
 from gateway.stack.stopping import StopRequest
 from gateway.stack.supervisor import Supervisor, check_ports, clear_leftovers
+from ledger.counter import CounterUnavailable
+from ledger.errors import LedgerError
 
 _SIMULATOR_START_S = 20.0
 _WORKERS_START_S = 30.0
@@ -50,6 +53,15 @@ async def up(settings: Settings, *, new_key: bool = False) -> int:
         StackError: it cannot start; everything that was started has been stopped.
     """
     _log_to_stderr()
+    try:
+        await _run(settings, new_key)
+    except (LedgerError, ControlError, CounterUnavailable) as error:
+        raise StackError(str(error)) from error
+    _say("stopped")
+    return 0
+
+
+async def _run(settings: Settings, new_key: bool) -> None:
     stop = StopRequest()
     stop.listen()
     async with AsyncExitStack() as cleanup:
@@ -58,14 +70,11 @@ async def up(settings: Settings, *, new_key: bool = False) -> int:
         await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()  # asked to stop while starting: what runs already is on the cleanup stack
-            with contextlib.suppress(asyncio.CancelledError, StackError):
-                await starting
+            await asyncio.gather(starting, return_exceptions=True)
         else:
             await starting
             await waiting
         _say("stopping: requests in flight finish first; again Ctrl-C hurries")
-    _say("stopped")
-    return 0
 
 
 async def _start(settings: Settings, new_key: bool, cleanup: AsyncExitStack, stop: StopRequest) -> None:
