@@ -221,8 +221,8 @@ def _natural_length(request: GenerationRequest, options: SimOptions, draw: int, 
 
 def _prose_pieces(text: Corpus, start: int, length: int, *, complete: bool) -> list[str]:
     pieces = _opening(text.stretch(start, length))
-    if complete and length > 1 and pieces[-1] not in ".?!":
-        # An answer that ends by itself ends as a sentence does; not after a mark, which would join it.
+    if complete and length > 1 and pieces[-2].strip().isalpha():
+        # An answer that ends by itself ends as a sentence does.
         pieces[-1] = "."
     return pieces
 
