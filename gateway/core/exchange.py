@@ -26,7 +26,7 @@ class Ending(StrEnum):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request. Times named ``_s`` are loop time, ``_ms`` is Unix time."""
+    """One request. Times named ``_s`` are monotonic, ``_ms`` is Unix time."""
 
     request_id: str
     route: str

@@ -89,9 +89,8 @@ class Pipeline:
             log.exception("request %s failed", exchange.request_id)
             _refuse(exchange, reply, Refused(errors.internal()))
         finally:
-            loop_now_s = asyncio.get_running_loop().time()
-            exchange.answered_s = loop_now_s
-            self._stages.recorder.closed(exchange, loop_now_s)
+            exchange.answered_s = time.monotonic()
+            self._stages.recorder.closed(exchange, exchange.answered_s)
 
     # -- which route -----------------------------------------------------------------------------------------
 

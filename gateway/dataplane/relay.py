@@ -8,6 +8,7 @@ task that runs the exchange sleeps on one future for the whole answer.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 from backends.protocol import Backend, Call
@@ -79,7 +80,7 @@ class Relay:
         self._call: Call | None = None
         self._done: asyncio.Future[Answer] | None = None
         self._interrupted: Interrupted | None = None
-        self._started_s = self._last_write_s = self._loop.time()
+        self._started_s = self._last_write_s = time.monotonic()
         self._last_content_s = self._resumed_s = 0.0
         reply.on_pause = self._pause
         reply.on_resume = self._resume
@@ -96,7 +97,7 @@ class Relay:
         self._done = self._loop.create_future()
         self._call = None
         if self.exchange.upstream_sent_s is None:
-            self.exchange.upstream_sent_s = self._loop.time()
+            self.exchange.upstream_sent_s = time.monotonic()
         try:
             self._call = await backend.open(request, self)
             if self._reply.is_paused:
@@ -107,7 +108,7 @@ class Relay:
                 self._call.cancel()
             raise
         finally:
-            self.exchange.upstream_done_s = self._loop.time()
+            self.exchange.upstream_done_s = time.monotonic()
 
     def observed(self) -> Observed:
         """What was passed on so far."""
@@ -123,14 +124,14 @@ class Relay:
     def accepted(self) -> None:
         """The backend answers: a stream begins, so that no client tries again."""
         if self.exchange.upstream_first_s is None:
-            self.exchange.upstream_first_s = self._loop.time()
+            self.exchange.upstream_first_s = time.monotonic()
         ask = self.exchange.ask
         if ask is not None and ask.stream:
             self._begin()
 
     def events(self, data: bytes) -> None:
         """Pass events on."""
-        now_s = self._loop.time()
+        now_s = time.monotonic()
         self._reply.write(data)
         self._last_write_s = now_s
         if self.exchange.first_byte_s is None:
@@ -172,7 +173,7 @@ class Relay:
     def _begin(self) -> None:
         if not self._reply.has_begun:
             self._reply.begin_stream(extra=self._head)
-            self._last_write_s = self._loop.time()
+            self._last_write_s = time.monotonic()
 
     def _beat(self, now_s: float) -> None:
         self._reply.write(HEARTBEAT)
@@ -194,6 +195,6 @@ class Relay:
             self._call.pause()
 
     def _resume(self) -> None:
-        self._resumed_s = self._loop.time()
+        self._resumed_s = time.monotonic()
         if self._call is not None:
             self._call.resume()

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import httptools
 
@@ -135,8 +136,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, unless too many are open."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not an isinstance check: uvloop's transports are none of asyncio's classes.
+        self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=256 * 1024)
         shared = self._shared
         shared.connections.add(self)
@@ -188,7 +189,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads too slowly: hold back the backend."""
         self.is_paused = True
-        self.paused_since_s = self._shared.loop.time()
+        self.paused_since_s = time.monotonic()
         if self.on_pause is not None:
             self.on_pause()
 
@@ -304,7 +305,7 @@ class Connection(asyncio.Protocol):
             path=target.decode("latin-1"),
             headers=self._headers,
             request_id=mint_request_id(now_ms, os.urandom(10)),
-            started_s=shared.loop.time(),
+            started_s=time.monotonic(),
             started_ms=now_ms,
             keep_alive=parser.should_keep_alive() and refused is None and not shared.draining,
             is_http10=version == "1.0",

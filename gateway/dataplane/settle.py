@@ -30,6 +30,10 @@ class Charge:
     meters: dict[Meter, int]
     source: UsageSource
 
+    def by_name(self) -> dict[str, int]:
+        """The meters under their plain names, for JSON."""
+        return {meter.value: quantity for meter, quantity in self.meters.items()}
+
 
 NOTHING = Charge(0, {}, UsageSource.REPORTED)
 
@@ -68,7 +72,7 @@ def accrued(exchange: Exchange, observed: Observed) -> tuple[int, bytes]:
     assert exchange.card is not None
     assert exchange.ask is not None
     charge = charge_of(Ending.ABANDONED, observed, exchange.card, exchange.ask)
-    return charge.amount_nanos, orjson.dumps({"meters": charge.meters, "source": charge.source})
+    return charge.amount_nanos, orjson.dumps({"meters": charge.by_name(), "source": charge.source})
 
 
 class Settler:
@@ -123,7 +127,7 @@ def build_settlement(exchange: Exchange, charge: Charge, estimated_tokens: int) 
         "route": kind.value,
         "alias": endpoint.alias,
         "stream": exchange.ask.stream if exchange.ask else False,
-        "meters": charge.meters,
+        "meters": charge.by_name(),
         "source": charge.source,
         "outcome": exchange.ending,
         "status": exchange.status,

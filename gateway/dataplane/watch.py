@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from gateway.core import errors
 from gateway.core.exchange import Ending
@@ -39,10 +40,10 @@ class Watch:
     async def run(self, shared: Shared) -> None:
         """Look at the clock until cancelled."""
         loop = asyncio.get_running_loop()
-        next_beat_s = loop.time() + self._heartbeat_s
+        next_beat_s = time.monotonic() + self._heartbeat_s
         while True:
             await asyncio.sleep(TICK_S)
-            now_s = loop.time()
+            now_s = time.monotonic()
             for connection in list(shared.connections):
                 connection.tick(now_s)
             for relay in list(self.relays):
