@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -268,6 +268,10 @@ def _span(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 <= value < 1e12 else None
 
 
-def quantities_of(row: Mapping[str, Any]) -> dict[Meter, int]:
+class _Named(Protocol):
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+def quantities_of(row: _Named) -> dict[Meter, int]:
     """The meters of a row of ``usage_event``; zero meters are left out."""
     return {meter: row[column] for meter, column in METER_COLUMNS.items() if row[column]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from ledger import accounts, epochs, grants, prices
+from ledger import accounts, epochs, grants, prices, receipts
 from ledger.accounts import Balance, Credit, TopUp
 from ledger.core.meters import Meter
 from ledger.core.pricing import PriceCard
@@ -17,8 +17,9 @@ from ledger.database import Pool, open_pool
 from ledger.epochs import EpochMismatch, FencedCounter
 from ledger.grants import Delivery, Grant, GrantTaker
 from ledger.partitions import MonthKeeper
+from ledger.receipts import Receipt
 
-__all__ = ["Balance", "Credit", "Delivery", "EpochMismatch", "Grant", "Ledger", "TopUp", "open_pool"]
+__all__ = ["Balance", "Credit", "Delivery", "EpochMismatch", "Grant", "Ledger", "Receipt", "TopUp", "open_pool"]
 
 
 class Ledger:
@@ -90,3 +91,13 @@ class Ledger:
     ) -> dict[str, tuple[PriceCard, ...]]:
         """Present and future cards by endpoint, each oldest first."""
         return await prices.current_cards(self._pool, at, endpoint_id=endpoint_id)
+
+    async def receipt(self, request_id: str, *, wait_s: float = 0.0) -> Receipt | None:
+        """What one request held, used and cost; None if the books have none within ``wait_s``."""
+        return await receipts.receipt(self._pool, request_id, wait_s=wait_s)
+
+    async def receipts(
+        self, org_id: str, *, since: datetime, until: datetime, limit: int = 1000, after: str = ""
+    ) -> list[Receipt]:
+        """An organization's receipts, oldest first; page on with ``after`` (the last request id)."""
+        return await receipts.receipts(self._pool, org_id, since=since, until=until, limit=limit, after=after)
