@@ -15,6 +15,7 @@ from tests.services import (
     remove,
     run_here,
 )
+from tests.stack import Stack
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +75,16 @@ def fresh_redis() -> Iterator[FreshRedis]:
     for service in made:
         service.stop()
         remove(service.server.folder)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A whole gateway (``make run``) that all system tests share: two workers, 10 USD of demo credit.
+
+    A test that stops or kills a part of it starts its own: ``Stack.start(tmp_path)``.
+    """
+    folder = private_folder("stack")
+    running = Stack.start(folder, workers=2)
+    yield running
+    running.stop()
+    remove(folder)
