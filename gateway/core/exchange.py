@@ -26,7 +26,11 @@ class Ending(StrEnum):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request. Times named ``_s`` are monotonic, ``_ms`` is Unix time."""
+    """One request.
+
+    ``token_buckets`` and ``open_places`` are the names of the limits that its hold took from, to be given back.
+    Times named ``_s`` are monotonic, ``_ms`` is Unix time.
+    """
 
     request_id: str
     route: str
@@ -41,6 +45,8 @@ class Exchange:
     backend_id: str | None = None
     attempts: int = 0
     held_nanos: int | None = None
+    token_buckets: tuple[str, ...] = ()
+    open_places: tuple[str, ...] = ()
     status: int = 0
     error_code: str | None = None
     first_byte_s: float | None = None

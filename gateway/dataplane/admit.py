@@ -31,19 +31,24 @@ from ledger.counter import (
 _WHAT = {"rpm": "requests per minute", "tpm": "tokens per minute", "open": "concurrent requests"}
 
 
-async def admit(counter: CreditCounter, exchange: Exchange, plan: Plan, body: bytes, *, expires_in_s: float) -> Held:
+async def admit(
+    counter: CreditCounter, exchange: Exchange, plan: Plan, body: bytes, *, defaults: Limits, expires_in_s: float
+) -> Held:
     """Take the hold.
 
     Args:
         exchange: has its key, endpoint and card by now.
         plan: the bound of the work.
         body: the raw request, for the fingerprint.
+        defaults: limits of a key that has none of its own.
         expires_in_s: how long the hold lives without a heartbeat.
 
     Raises:
         Refused: 429, 402 or 503, with the state of the limits attached as ``limits``.
     """
-    admission = build_admission(exchange, plan, body, expires_in_s=expires_in_s)
+    admission = build_admission(exchange, plan, body, defaults=defaults, expires_in_s=expires_in_s)
+    exchange.token_buckets = tuple(rate.name for rate in admission.rates if rate.name.endswith(":tpm"))
+    exchange.open_places = tuple(place.name for place in admission.opens)
     try:
         verdict = await counter.admit(admission)
     except CounterUnavailable:
@@ -68,7 +73,7 @@ class RefusedWithLimits(Refused):
         self.limits = limits
 
 
-def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, expires_in_s: float) -> Admission:
+def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, defaults: Limits, expires_in_s: float) -> Admission:
     """What Redis is asked; pure."""
     key, endpoint, card = exchange.key, exchange.endpoint, exchange.card
     assert key is not None
@@ -83,16 +88,16 @@ def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, expires_in_s
         quote=plan.quote,
         tokens_wanted=plan.tokens_wanted,
         expires_in_s=expires_in_s,
-        rates=rate_limits(key, plan.tokens_estimated),
-        opens=open_limits(key),
+        rates=rate_limits(key, defaults, plan.tokens_estimated),
+        opens=open_limits(key, defaults),
         info=orjson.dumps({**info, "started_ms": exchange.started_ms, "outcome": "reaped"}),
     )
 
 
-def rate_limits(key: Key, tokens: int) -> tuple[RateLimit, ...]:
+def rate_limits(key: Key, defaults: Limits, tokens: int) -> tuple[RateLimit, ...]:
     """The per-minute limits of the key and its organization. A request dearer than a whole minute costs the minute."""
     found: list[RateLimit] = []
-    for owner, limits in _owners(key):
+    for owner, limits in _owners(key, defaults):
         if limits.requests_per_minute:
             found.append(RateLimit(f"{owner}:rpm", limits.requests_per_minute, 1))
         if limits.tokens_per_minute:
@@ -101,9 +106,11 @@ def rate_limits(key: Key, tokens: int) -> tuple[RateLimit, ...]:
     return tuple(found)
 
 
-def open_limits(key: Key) -> tuple[OpenLimit, ...]:
+def open_limits(key: Key, defaults: Limits) -> tuple[OpenLimit, ...]:
     """The limits on requests that are open at once."""
-    return tuple(OpenLimit(f"{owner}:open", limits.concurrent) for owner, limits in _owners(key) if limits.concurrent)
+    return tuple(
+        OpenLimit(f"{owner}:open", limits.concurrent) for owner, limits in _owners(key, defaults) if limits.concurrent
+    )
 
 
 def limit_headers(limits: tuple[LimitState, ...]) -> bytes:
@@ -127,5 +134,10 @@ def duration(seconds: float) -> str:
     return f"{int(minutes)}m{int(rest)}s" if minutes else f"{round(rest, 3):g}s"
 
 
-def _owners(key: Key) -> tuple[tuple[str, Limits], ...]:
-    return ((f"key:{key.id}", key.limits), (f"org:{key.org_id}", key.org_limits))
+def _owners(key: Key, defaults: Limits) -> tuple[tuple[str, Limits], ...]:
+    own = Limits(
+        requests_per_minute=key.limits.requests_per_minute or defaults.requests_per_minute,
+        tokens_per_minute=key.limits.tokens_per_minute or defaults.tokens_per_minute,
+        concurrent=key.limits.concurrent or defaults.concurrent,
+    )
+    return ((f"key:{key.id}", own), (f"org:{key.org_id}", key.org_limits))

@@ -21,7 +21,7 @@ from gateway.core.estimate import Plan, plan, upstream_max_tokens
 from gateway.core.exchange import Ending, Exchange
 from gateway.core.openai import read_ask
 from gateway.core.ports import Recorder, StateView
-from gateway.core.state import Scope
+from gateway.core.state import Limits, Scope
 from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
 from gateway.dataplane.authenticate import authenticate, read_key
 from gateway.dataplane.models import list_models, retrieve_model
@@ -39,6 +39,8 @@ from ledger.counter import CreditCounter, Held
 log = logging.getLogger("pareta.pipeline")
 
 MAX_ATTEMPTS = 3
+CLIENT_CLOSED = 499
+"""Of the log and the ledger only: nobody is left to read an answer."""
 INFERENCE_ROUTES = {f"/v1/{kind.value}": kind for kind in Kind}
 MODEL_PREFIX = "/v1/models/"
 DONE = b"data: [DONE]\n\n"
@@ -66,6 +68,11 @@ class Pipeline:
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
+        self._default_limits = Limits(
+            requests_per_minute=stages.settings.key_requests_per_minute or None,
+            tokens_per_minute=stages.settings.key_tokens_per_minute or None,
+            concurrent=stages.settings.key_concurrent or None,
+        )
         self.is_ready = False
 
     async def serve(self, request: Request, reply: Reply) -> None:
@@ -82,7 +89,7 @@ class Pipeline:
         except Refused as refused:
             _refuse(exchange, reply, refused)
         except asyncio.CancelledError:
-            exchange.status = exchange.status or 499  # the client closed the request; nobody reads an answer
+            exchange.status = exchange.status or CLIENT_CLOSED
             exchange.error_code = exchange.error_code or "client_closed"
             raise
         except Exception:
@@ -148,7 +155,14 @@ class Pipeline:
         planned = plan(ask, endpoint, exchange.card)
         if not stages.router.has_live(endpoint):
             raise Refused(errors.endpoint_not_ready(retry_after_s=_retry_s(stages.settings)))
-        held = await admit(stages.counter, exchange, planned, request.body, expires_in_s=stages.settings.hold_expiry_s)
+        held = await admit(
+            stages.counter,
+            exchange,
+            planned,
+            request.body,
+            defaults=self._default_limits,
+            expires_in_s=stages.settings.hold_expiry_s,
+        )
         exchange.held_nanos = held.amount_nanos
         await self._work(exchange, reply, planned, held)
 
@@ -162,9 +176,11 @@ class Pipeline:
         answer: Answer | None = None
         try:
             answer = await self._ask_replicas(exchange, relay, _inference_request(exchange, planned, held))
-            ending = Ending.ABANDONED if reply.is_gone else Ending.FINISHED
+            ending, exchange.status = Ending.FINISHED, 200
+            if reply.is_gone:
+                ending, exchange.status = Ending.ABANDONED, CLIENT_CLOSED
         except asyncio.CancelledError:
-            ending = Ending.ABANDONED
+            ending, exchange.status = Ending.ABANDONED, CLIENT_CLOSED
             raise
         except BackendFailure as failure:
             self._fail(exchange, reply, _error_of(failure))
@@ -174,8 +190,6 @@ class Pipeline:
         finally:
             stages.watch.relays.discard(relay)
             observed = answer.observed if answer is not None else relay.observed()
-            if ending is Ending.FINISHED:
-                exchange.status = 200
             durable = stages.settler.post(exchange, ending, observed, planned.tokens_estimated)
         if answer is not None and ending is Ending.FINISHED:
             # The client sees the end only when its charge can no longer be lost.

@@ -135,13 +135,12 @@ def build_settlement(exchange: Exchange, charge: Charge, estimated_tokens: int) 
         "ttft_ms": _span_ms(exchange.started_s, exchange.first_byte_s),
         "total_ms": _span_ms(exchange.started_s, exchange.upstream_done_s),
     }
-    owners = ((f"key:{key.id}", key.limits), (f"org:{key.org_id}", key.org_limits))
     return Settlement(
         hold_id=exchange.request_id,
         org_id=key.org_id,
         amount_nanos=charge.amount_nanos,
-        refunds=tuple((f"{owner}:tpm", unused) for owner, limits in owners if limits.tokens_per_minute and unused),
-        opens=tuple(f"{owner}:open" for owner, limits in owners if limits.concurrent),
+        refunds=tuple((bucket, unused) for bucket in exchange.token_buckets) if unused else (),
+        opens=exchange.open_places,
         info=orjson.dumps(info),
     )
 
