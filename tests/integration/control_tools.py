@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -43,7 +44,7 @@ def migrated_database(service: PostgresService) -> str:
         template = service.create_database()
         run_apart(migrate_all(template))
         _templates[id(service)] = template
-    return service.create_database(template=template.rpartition("/")[2])
+    return service.create_database(template=urlsplit(template).path.strip("/"))
 
 
 class Listener:

@@ -1,0 +1,92 @@
+"""A TCP proxy on loopback that a test can cut, freeze and open again: a network that fails on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from urllib.parse import urlsplit, urlunsplit
+
+
+class TcpProxy:
+    """Stands in front of the server of a URL; :attr:`url` is the same URL through the proxy."""
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._running = asyncio.Event()
+        self._running.set()
+        self._refusing = False
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.accepted = 0
+
+    async def __aenter__(self) -> TcpProxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self.cut()
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        user, _, _ = self._target.netloc.rpartition("@")
+        netloc = f"{user}@127.0.0.1:{port}" if user else f"127.0.0.1:{port}"
+        return urlunsplit(self._target._replace(netloc=netloc))
+
+    async def cut(self) -> None:
+        """Break every connection that is open."""
+        tasks = list(self._connections)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def refuse(self) -> None:
+        """Break every connection and every new one, until :meth:`mend`."""
+        self._refusing = True
+        await self.cut()
+
+    def freeze(self) -> None:
+        """Pass nothing on any more, without a word to either side, until :meth:`mend`."""
+        self._running.clear()
+
+    def mend(self) -> None:
+        """Work again."""
+        self._refusing = False
+        self._running.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        self.accepted += 1
+        # A cut must not reach asyncio's own callback as a cancellation.
+        with suppress(asyncio.CancelledError, OSError):
+            try:
+                if not self._refusing:
+                    await self._relay(reader, writer)
+            finally:
+                writer.transport.abort()
+                self._connections.discard(task)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._target.hostname is not None
+        there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
+        try:
+            pumps = {asyncio.ensure_future(self._pump(*ends)) for ends in ((reader, back), (there, writer))}
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+        finally:
+            back.transport.abort()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            await self._running.wait()
+            sink.write(data)
+            await sink.drain()
