@@ -121,8 +121,8 @@ def launch(data_dir: Path, *arguments: str, port: int, workers: int = 1, **envir
     return subprocess.Popen(
         [
             # Should the tests be killed, so is the stack.
-            *(sys.executable, "-I", "-S", launcher.__file__, "--death-signal", "15", "--parent", str(os.getpid()), "--"),
-            *(sys.executable, "-m", "gateway", "up", *arguments),
+            *(sys.executable, "-I", "-S", launcher.__file__, "--death-signal", "15", "--parent", str(os.getpid())),
+            *("--", sys.executable, "-m", "gateway", "up", *arguments),
         ],
         cwd=ROOT,
         env=clean_environment(DATA_DIR=str(data_dir), PORT=str(port), WORKERS=str(workers), **environment),

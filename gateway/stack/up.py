@@ -26,7 +26,7 @@ from gateway.control.database import ControlError
 from gateway.settings import Settings
 from gateway.stack.demo import SIMULATED_MODEL, Demo, prepare_demo
 from gateway.stack.embedded_postgres import EmbeddedPostgres
-from gateway.stack.embedded_redis import EmbeddedRedis
+from gateway.stack.embedded_redis import EmbeddedRedis, find_redis
 from gateway.stack.greeting import show_greeting
 from gateway.stack.keeper import Keeper
 from gateway.stack.prepare import migrate_all, open_ledger
@@ -83,6 +83,8 @@ async def _start(settings: Settings, new_key: bool, cleanup: AsyncExitStack, sto
     cleanup.callback(FolderLock(folder / "up.lock").close)
     await clear_leftovers(settings)
     check_ports(settings)
+    if not settings.redis_url:
+        find_redis()  # the likeliest thing to be missing is said before anything starts
 
     settings = await _databases(settings, cleanup)
     applied = await migrate_all(settings.database_url)
