@@ -38,6 +38,8 @@ log = logging.getLogger("pareta.worker")
 READY_FILE_VARIABLE = "PARETA_READY_FILE"
 LISTEN_BACKLOG = 4096
 HOUSEKEEPING_S = 0.5
+JOURNAL_WAIT_S = 10.0
+"""A predecessor that was killed may take a moment to be gone."""
 
 
 async def run_worker(settings: Settings, slot: int) -> None:
@@ -49,7 +51,7 @@ async def run_worker(settings: Settings, slot: int) -> None:
 
     Raises:
         StateUnavailable, LedgerUnavailable: Postgres can't be reached at the start.
-        JournalError: the journal belongs to a living worker or can't be opened.
+        JournalUnavailable: the journal belongs to a living worker or can't be opened.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -162,11 +164,14 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
         )
         stack.push_async_callback(counter.close)
         metrics = Metrics()
-        journal = await Journal.open(settings.data_path / "journal" / f"worker-{slot}")
-        stack.push_async_callback(journal.close)
+        journals = settings.data_path / "journal"
+        journal = await Journal.open(journals / f"worker-{slot}", wait_s=JOURNAL_WAIT_S)
         outbox = SettlementOutbox(journal, counter, on_settled=metrics.settled)
         stack.push_async_callback(outbox.close)
         await outbox.recover()
+        if slot == 0:
+            # Fewer workers than last time leave journals that nobody else would open.
+            await outbox.adopt_orphans(journals, from_slot=settings.workers)
         feed = await StateFeed.start(
             settings.database_url,
             FeedOptions(

@@ -11,7 +11,6 @@ import asyncio
 from dataclasses import dataclass
 
 import orjson
-from ledger.outbox import SettlementOutbox
 
 from backends.wire.request import Kind
 from backends.wire.usage import Observed, TokenUsage, estimate_prompt_tokens
@@ -20,6 +19,7 @@ from gateway.core.openai import Ask
 from ledger.core.meters import Meter, UsageSource
 from ledger.core.pricing import PriceCard, charge_nanos
 from ledger.counter import Settlement
+from ledger.outbox import SettlementOutbox
 
 
 @dataclass(frozen=True, slots=True)

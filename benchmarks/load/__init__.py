@@ -1,0 +1,1 @@
+"""Load over real sockets against any OpenAI base URL."""
