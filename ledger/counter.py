@@ -30,6 +30,7 @@ from ledger.counter_values import (
     AccountState,
     Admission,
     Beat,
+    Closing,
     CounterUnavailable,
     Extended,
     GrantVerdict,
@@ -64,6 +65,7 @@ __all__ = [
     "AccountState",
     "Admission",
     "Beat",
+    "Closing",
     "CounterUnavailable",
     "CreditCounter",
     "Extended",
@@ -170,6 +172,36 @@ class CreditCounter:
             CounterUnavailable: nobody knows; repeat it.
         """
         return read_void(await self._collector_of(settlement.org_id).ask(settle_words(settlement, "void")))
+
+    async def close_holds(self, settlements: Sequence[Settlement]) -> list[Closing]:
+        """Settle many at once (void those with amount 0); each has its own outcome, in the same order.
+
+        What could not be asked is a ``CounterUnavailable`` in its place: repeat that one.
+        """
+        answers: list[asyncio.Future[Answer] | CounterUnavailable] = []
+        for settlement in settlements:
+            name = "settle" if settlement.amount_nanos else "void"
+            try:
+                answers.append(self._collector_of(settlement.org_id).ask(settle_words(settlement, name)))
+            except CounterUnavailable as error:
+                answers.append(error)
+        closings: list[Closing] = []
+        for settlement, answer in zip(settlements, answers, strict=True):
+            try:
+                if isinstance(answer, CounterUnavailable):
+                    closings.append(answer)
+                elif settlement.amount_nanos:
+                    closings.append(read_settle(await answer))
+                else:
+                    closings.append(read_void(await answer))
+            except CounterUnavailable as error:
+                closings.append(error)
+            except asyncio.CancelledError:
+                for other in answers:
+                    if isinstance(other, asyncio.Future):
+                        other.cancel()
+                raise
+        return closings
 
     async def heartbeat(self, beats: Sequence[Beat]) -> frozenset[str]:
         """Renew holds and record what was delivered so far. Answers the ids that are not HELD any more.

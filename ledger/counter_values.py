@@ -166,6 +166,10 @@ class UnknownHold:
     """The counter has no such hold of this organization. A void has left a tombstone, so that it can't be taken."""
 
 
+Closing = Settled | Voided | UnknownHold | CounterUnavailable
+"""What became of one settlement among many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Beat:
     """A sign of life: delivered so far, worth ``accrued_nanos`` (charged if the worker dies now)."""

@@ -74,7 +74,8 @@ class RedisLink:
         try:
             async with asyncio.timeout(timeout_s):
                 connection = self._connection
-                if connection is None or not connection.is_connected:
+                # Redis may have been restarted since: an idle connection that was closed is not asked anything.
+                if connection is None or not connection.is_connected or await connection.can_read():
                     connection = await self._connect()
                 await connection.send_packed_command(packed, check_health=False)
                 return await connection.read_response()

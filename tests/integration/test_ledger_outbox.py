@@ -1,0 +1,275 @@
+"""Promises of the settlement outbox: a real journal, a real Redis, real crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from ledger.core.pricing import Quote
+from ledger.counter import Admission, CreditCounter, Held, Settlement
+from ledger.journal import Journal
+from ledger.outbox import UNKNOWN_FILE, OutboxUnavailable, SettlementOutbox
+from tests.services import FreshRedis, RedisService
+
+ORG = "org_outboxoutbox"
+Opener = Callable[..., Awaitable[SettlementOutbox]]
+
+
+@pytest.fixture
+def redis(fresh_redis: FreshRedis) -> RedisService:
+    return fresh_redis()
+
+
+@pytest.fixture
+async def counter(redis: RedisService) -> AsyncIterator[CreditCounter]:
+    made = await CreditCounter.connect(redis.url, epoch=1, timeout_s=0.5)
+    await made.begin_epoch()
+    await made.grant(ORG, 1, 1_000_000)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def open_outbox(counter: CreditCounter, tmp_path: Path) -> AsyncIterator[Opener]:
+    made: list[SettlementOutbox] = []
+
+    async def make(slot: int = 0, **more: object) -> SettlementOutbox:
+        journal = await Journal.open(tmp_path / f"worker-{slot}", wait_s=2)
+        made.append(SettlementOutbox(journal, counter, **more))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for outbox in made:
+        await outbox.close()
+
+
+async def hold(counter: CreditCounter, name: str, amount: int = 100) -> str:
+    held = await counter.admit(Admission(name, ORG, "f", Quote(amount, 0), 0, 60.0))
+    assert isinstance(held, Held)
+    return name
+
+
+def end(name: str, amount: int = 60) -> Settlement:
+    return Settlement(name, ORG, amount, (("r", 3),), ("o",), b'{"outcome":"finished"}')
+
+
+async def spent(counter: CreditCounter) -> int:
+    return (await counter.account(ORG)).spent_nanos
+
+
+async def test_what_is_recorded_is_charged(counter: CreditCounter, open_outbox: Opener) -> None:
+    """A recorded settlement reaches Redis by itself, is charged once, and leaves nothing in the journal."""
+    seen: list[tuple[int, int]] = []
+    outbox = await open_outbox(on_settled=lambda charged, short: seen.append((charged, short)))
+    for number in range(500):
+        await hold(counter, f"h{number}")
+    await asyncio.gather(*(outbox.record(end(f"h{number}")) for number in range(500)))
+    assert await outbox.drain(10) == 0
+    assert await spent(counter) == 500 * 60
+    assert seen == [(60, 0)] * 500
+    await outbox.close()
+    assert not list(outbox.journal.folder.glob("*.seg"))
+
+
+async def test_amount_zero_is_a_void(counter: CreditCounter, open_outbox: Opener) -> None:
+    """The end of a hold without a charge gives the credit back and books a void."""
+    outbox = await open_outbox()
+    await hold(counter, "h")
+    await outbox.record(end("h", 0))
+    assert await outbox.drain(5) == 0
+    assert (await counter.read_events(0))[-1].kind == "void"
+    assert (await counter.account(ORG)).available_nanos == 1_000_000
+
+
+async def test_a_stopped_redis_delays_and_loses_nothing(
+    counter: CreditCounter, redis: RedisService, open_outbox: Opener
+) -> None:
+    """While Redis hangs, settlements are durable at once; when it is back, each is charged exactly once."""
+    outbox = await open_outbox()
+    for number in range(20):
+        await hold(counter, f"h{number}")
+    os.kill(redis.pid, signal.SIGSTOP)
+    try:
+        await asyncio.wait_for(asyncio.gather(*(outbox.record(end(f"h{number}")) for number in range(20))), 5)
+        assert await outbox.drain(1.2) == 20
+        assert outbox.counts.retried > 0
+    finally:
+        os.kill(redis.pid, signal.SIGCONT)
+    assert await outbox.drain(10) == 0
+    assert await spent(counter) == 20 * 60
+    assert [event.kind for event in await counter.read_events(0)] == ["grant"] + ["settle"] * 20
+
+
+async def test_a_killed_redis_delays_and_loses_nothing(
+    counter: CreditCounter, redis: RedisService, open_outbox: Opener
+) -> None:
+    """Redis is killed under load and comes back from its disk: every recorded settlement is charged exactly once."""
+    outbox = await open_outbox()
+    for number in range(200):
+        await hold(counter, f"h{number}")
+
+    async def settle(number: int) -> None:
+        await asyncio.sleep(number * 0.001)
+        await outbox.record(end(f"h{number}"))
+
+    work = [asyncio.create_task(settle(number)) for number in range(200)]
+    await asyncio.sleep(0.05)
+    await asyncio.to_thread(redis.kill)
+    await asyncio.gather(*work)
+    assert outbox.pending > 0
+    await asyncio.to_thread(redis.start)
+    assert await outbox.drain(15) == 0
+    assert await spent(counter) == 200 * 60
+    account = await counter.account(ORG)
+    assert account.granted_nanos == account.available_nanos + account.held_nanos + account.spent_nanos
+
+
+async def test_a_new_start_delivers_what_the_old_one_could_not(
+    counter: CreditCounter, redis: RedisService, open_outbox: Opener
+) -> None:
+    """Settlements of a worker that ended while Redis was away are delivered by the next worker of its slot."""
+    outbox = await open_outbox()
+    await hold(counter, "h")
+    os.kill(redis.pid, signal.SIGSTOP)
+    try:
+        await outbox.record(end("h"))
+        await outbox.close()
+    finally:
+        os.kill(redis.pid, signal.SIGCONT)
+    again = await open_outbox()
+    assert await again.recover() == 1
+    assert await again.drain(5) == 0
+    assert await spent(counter) == 60
+
+
+async def test_orphans_are_adopted(counter: CreditCounter, redis: RedisService, open_outbox: Opener) -> None:
+    """A slot that never comes back is emptied by another worker; a slot that lives is left alone."""
+    gone, alive = await open_outbox(7), await open_outbox(8)
+    await hold(counter, "h")
+    await hold(counter, "i")
+    os.kill(redis.pid, signal.SIGSTOP)
+    try:
+        await gone.record(end("h"))
+        await alive.record(end("i"))
+        await gone.close()
+    finally:
+        os.kill(redis.pid, signal.SIGCONT)
+    outbox = await open_outbox(0)
+    assert await outbox.adopt_orphans(outbox.journal.folder.parent) == 1
+    assert await outbox.drain(5) == 0
+    assert await alive.drain(5) == 0
+    assert await spent(counter) == 120
+    await open_outbox(7)  # its lock is let go once it is empty
+    assert not list(gone.journal.folder.glob("*.seg"))
+
+
+async def test_an_unknown_hold_is_set_aside(counter: CreditCounter, open_outbox: Opener) -> None:
+    """A settlement whose hold Redis does not know is kept in a file for the operator and is not tried for ever."""
+    outbox = await open_outbox()
+    await outbox.record(end("never-held"))
+    assert await outbox.drain(5) == 0
+    assert outbox.counts.unknown == 1
+    assert b'"never-held"' in (outbox.journal.folder / UNKNOWN_FILE).read_bytes()
+
+
+async def test_a_record_that_is_no_settlement_is_set_aside(tmp_path: Path, open_outbox: Opener) -> None:
+    """A record of another version stops nothing and is kept."""
+    journal = await Journal.open(tmp_path / "worker-0")
+    await journal.write(b"\x00not a settlement")
+    await journal.close()
+    outbox = await open_outbox()
+    assert await outbox.recover() == 1
+    assert await outbox.drain(5) == 0
+    assert b"not a settlement" in (outbox.journal.folder / UNKNOWN_FILE).read_bytes()
+
+
+async def test_a_full_disk_falls_back_to_redis(counter: CreditCounter, open_outbox: Opener) -> None:
+    """When the disk refuses, a recorded settlement is one that Redis has confirmed; when it takes again, it is used."""
+    outbox = await open_outbox()
+    for name in ("h", "i", "j"):
+        await hold(counter, name)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        await outbox.record(end("h"))
+        assert await spent(counter) == 60
+        await outbox.record(end("i"))
+        assert await spent(counter) == 120
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert outbox.counts.undurable == 2
+    await asyncio.sleep(0.3)
+    await outbox.record(end("j"))
+    assert outbox.counts.undurable == 2
+    assert await outbox.drain(5) == 0
+    assert await spent(counter) == 180
+
+
+async def test_no_disk_and_no_redis_is_said(
+    counter: CreditCounter, redis: RedisService, open_outbox: Opener
+) -> None:
+    """When neither the disk nor Redis takes a settlement, the caller is told, and it is still delivered later."""
+    outbox = await open_outbox(undurable_wait_s=0.3)
+    await hold(counter, "h")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    os.kill(redis.pid, signal.SIGSTOP)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        with pytest.raises(OutboxUnavailable, match="neither on disk nor in Redis"):
+            await outbox.record(end("h"))
+        assert outbox.pending == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        os.kill(redis.pid, signal.SIGCONT)
+    assert await outbox.drain(10) == 0
+    assert await spent(counter) == 60
+
+
+async def test_a_cancelled_caller_loses_nothing(counter: CreditCounter, open_outbox: Opener) -> None:
+    """A caller that is cancelled at any moment of ``record`` still has its settlement delivered."""
+    outbox = await open_outbox()
+    for number in range(30):
+        await hold(counter, f"h{number}")
+        task = asyncio.create_task(outbox.record(end(f"h{number}")))
+        for _ in range(number % 6):
+            await asyncio.sleep(0)
+        started = number % 6 > 0
+        task.cancel()
+        await asyncio.wait([task])
+        if not started:
+            await outbox.record(end(f"h{number}"))
+    assert await outbox.drain(5) == 0
+    assert await spent(counter) == 30 * 60
+
+
+async def test_more_than_fits_in_memory_waits_on_disk(
+    counter: CreditCounter, redis: RedisService, open_outbox: Opener
+) -> None:
+    """Beyond ``max_pending`` the journal keeps settlements, and they are read back and delivered."""
+    outbox = await open_outbox(max_pending=10)
+    for number in range(60):
+        await hold(counter, f"h{number}")
+    os.kill(redis.pid, signal.SIGSTOP)
+    try:
+        for number in range(60):
+            await outbox.record(end(f"h{number}"))
+        assert outbox.pending == 60
+        assert outbox.counts.spilled >= 50
+    finally:
+        os.kill(redis.pid, signal.SIGCONT)
+    assert await outbox.drain(10) == 0
+    assert await spent(counter) == 60 * 60
+
+
+async def test_a_settlement_that_makes_no_sense_is_refused(open_outbox: Opener) -> None:
+    """What the counter would refuse never gets into the journal."""
+    outbox = await open_outbox()
+    with pytest.raises(ValueError, match="negative"):
+        await outbox.record(end("h", -1))
+    assert outbox.pending == 0
