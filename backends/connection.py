@@ -34,8 +34,8 @@ class EngineConnection(asyncio.Protocol):
     """The protocol object of one connection."""
 
     __slots__ = (
-        "_head_bytes", "_headers", "_in_head", "_loop", "_parser", "_receiver", "_status",
-        "idle_since_s", "last_byte_s", "on_idle", "reused", "transport",
+        "_head_bytes", "_headers", "_in_head", "_loop", "_parser", "_pieces", "_receiver", "_status",
+        "idle_since_s", "last_byte_s", "reused", "transport",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -45,6 +45,7 @@ class EngineConnection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
         self._in_head = True
+        self._pieces: list[bytes] = []
         self.transport: asyncio.Transport | None = None
         self.last_byte_s = 0.0
         self.idle_since_s = 0.0
@@ -64,6 +65,7 @@ class EngineConnection(asyncio.Protocol):
         self._headers = {}
         self._head_bytes = 0
         self._in_head = True
+        self._pieces.clear()
         self.last_byte_s = self._loop.time()
         self.transport.write(request)
 
@@ -99,6 +101,8 @@ class EngineConnection(asyncio.Protocol):
             raise  # not the engine's fault but a bug of ours: the loop's handler shall show it
         except httptools.HttpParserError:
             self._break(malformed=True)
+        else:
+            self._hand_on()
 
     def eof_received(self) -> bool:
         """A body without length ends here; anything else was cut off."""
@@ -137,12 +141,12 @@ class EngineConnection(asyncio.Protocol):
             self._receiver.head(status, self._headers)
 
     def on_body(self, data: bytes) -> None:
-        """Hand body bytes on."""
-        if self._receiver is not None:
-            self._receiver.body(data)
+        """Collect a piece: what one read brought in many chunks is handed on, and written to the client, at once."""
+        self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         """The answer is whole: free the connection, or close it when it can't serve another."""
+        self._hand_on()
         receiver, parser = self._receiver, self._parser
         if receiver is None or parser is None or self._in_head:
             return
@@ -152,6 +156,13 @@ class EngineConnection(asyncio.Protocol):
         receiver.ended()
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _hand_on(self) -> None:
+        if self._pieces:
+            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            if self._receiver is not None:
+                self._receiver.body(data)
 
     def _ends_with_connection(self) -> bool:
         return (
