@@ -25,12 +25,15 @@ async def authenticate(state: StateView, header: bytes | None, now_s: float) -> 
     Raises:
         Refused: 401, or 503 when keys can't be looked up.
     """
-    presented = read_key(state, header)
+    presented = _parse(header)
     if presented is None:
         raise Refused(errors.invalid_api_key())
     key_id, secret = presented
     key = state.key(key_id)
     if key is None:
+        # Only an id that this installation minted is worth a query.
+        if not keys.id_is_ours(state.pepper, key_id):
+            raise Refused(errors.invalid_api_key())
         try:
             key = await state.fetch_key(key_id)
         except StateUnavailable:
@@ -43,9 +46,13 @@ async def authenticate(state: StateView, header: bytes | None, now_s: float) -> 
     return key
 
 
-def read_key(state: StateView, header: bytes | None) -> tuple[str, str] | None:
-    """The id and the secret of a key that this installation may have minted; no query, no wait."""
+def may_be_ours(state: StateView, header: bytes | None) -> bool:
+    """Whether a key looks like one that this installation minted; no query, no wait."""
+    presented = _parse(header)
+    return presented is not None and keys.id_is_ours(state.pepper, presented[0])
+
+
+def _parse(header: bytes | None) -> tuple[str, str] | None:
     if header is None or len(header) > MAX_HEADER_BYTES or header[:7].lower() != b"bearer ":
         return None
-    parsed = keys.parse(header[7:].strip().decode("latin-1"))
-    return parsed if parsed is not None and keys.id_is_ours(state.pepper, parsed[0]) else None
+    return keys.parse(header[7:].strip().decode("latin-1"))

@@ -23,7 +23,7 @@ from gateway.core.openai import read_ask
 from gateway.core.ports import Recorder, StateView
 from gateway.core.state import Limits, Scope
 from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
-from gateway.dataplane.authenticate import authenticate, read_key
+from gateway.dataplane.authenticate import authenticate, may_be_ours
 from gateway.dataplane.models import list_models, retrieve_model
 from gateway.dataplane.relay import Answer, Interrupted, Patience, Relay
 from gateway.dataplane.reply import Reply
@@ -104,7 +104,9 @@ class Pipeline:
     async def _dispatch(self, exchange: Exchange, request: Request, reply: Reply) -> None:
         kind = INFERENCE_ROUTES.get(request.path)
         if request.refused is not None:
-            if request.refused.status == 413 and not self._may_be_ours(request):
+            if request.refused.status == 413 and not may_be_ours(
+                self._stages.state, request.headers.get(b"authorization")
+            ):
                 raise Refused(errors.invalid_api_key())
             raise Refused(request.refused)
         if kind is not None:
@@ -134,9 +136,6 @@ class Pipeline:
     async def _authenticate(self, exchange: Exchange, request: Request) -> None:
         header = request.headers.get(b"authorization")
         exchange.key = await authenticate(self._stages.state, header, time.time())
-
-    def _may_be_ours(self, request: Request) -> bool:
-        return read_key(self._stages.state, request.headers.get(b"authorization")) is not None
 
     # -- inference -------------------------------------------------------------------------------------------
 
