@@ -168,7 +168,7 @@ def test_a_whole_answer_keeps_the_schema_and_nothing_else() -> None:
     """Ids and names are ours, extras are gone, null content becomes text unless tools are called."""
     raw = {
         "id": "engine", "model": "secret/model", "system_fingerprint": "fp", "prompt_logprobs": None,
-        "choices": [{"message": {"role": "assistant", "content": None, "x": 1}, "finish_reason": "stop", "stop_reason": 5}],
+        "choices": [{"message": {"role": "assistant", "content": None, "x": 1}, "finish_reason": "stop", "y": 5}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
     }  # fmt: skip
     body, observed = rebuild_answer(json.dumps(raw).encode(), request())
