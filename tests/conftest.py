@@ -16,6 +16,9 @@ from tests.services import (
     run_here,
 )
 from tests.stack import Stack
+from tests.system.fixtures import gateway, session_gateway, session_tenant, tenant
+
+__all__ = ["gateway", "session_gateway", "session_tenant", "tenant"]
 
 
 @pytest.fixture(scope="session")
