@@ -256,11 +256,9 @@ class HttpCall:
             self._retry = asyncio.get_running_loop().create_task(self._send_again())
             return
         phase = Phase.BODY if self._status else Phase.HEAD
-        if malformed:
-            code = FailureCode.PROTOCOL
-        else:
-            # An engine that breaks off inside its answer was there; "not ready yet" would be the wrong word for it.
-            code = FailureCode.BROKEN if self._status else FailureCode.UNREACHABLE
+        # An engine that breaks off inside its answer was there; "not ready yet" would be the wrong word for it.
+        gone = FailureCode.BROKEN if self._status else FailureCode.UNREACHABLE
+        code = FailureCode.PROTOCOL if malformed else gone
         if self._rewriter is not None and self._rewriter.done:
             self.ended()  # [DONE] was here; only the transfer's last chunk is missing
             return

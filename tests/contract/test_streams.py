@@ -141,8 +141,9 @@ async def test_a_silence_in_the_middle_is_filled(gateway: Gateway, tenant: Tenan
 
 @pytest.mark.parametrize("fault", ["close_mid_stream", "reset_mid_stream", "error_event", "malformed_chunk",
                                    "giant_event", "hang_mid_stream"])  # fmt: skip
-async def test_a_failure_in_the_middle(gateway: Gateway, tenant: Tenant, fault: str) -> None:
+async def test_a_failure_in_the_middle(gateway: Gateway, fault: str) -> None:
     """A chunk of ordinary shape that also carries the error, no [DONE], a broken connection, no charge."""
+    tenant = await gateway.tenant()
     answer = await gateway.chat(tenant, stream=True, tag=fault, sim={"tokens": 9, "fail": fault, "after_tokens": 3})
     follows_the_rules(answer)
     assert answer.ended in ("eof", "reset"), "the transfer must not look whole"
@@ -161,8 +162,9 @@ async def test_a_failure_in_the_middle(gateway: Gateway, tenant: Tenant, fault: 
 
 
 @pytest.mark.parametrize("fault", ["500", "close_before_head", "html", "empty"])
-async def test_a_failure_before_the_first_byte_is_plain_json(gateway: Gateway, tenant: Tenant, fault: str) -> None:
+async def test_a_failure_before_the_first_byte_is_plain_json(gateway: Gateway, fault: str) -> None:
     """Until the stream has begun a failure is an ordinary error answer, also for a client that asked for a stream."""
+    tenant = await gateway.tenant()
     answer = await gateway.chat(tenant, stream=True, sim={"fail": fault})
     if answer.status == 200:  # the engine's own 200 had come already: nothing but a broken stream is left
         assert fault == "empty"
