@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from tests.services import (
     remove,
     run_here,
 )
-from tests.stack import Stack
+from tests.stack import Stack, StartStack
 from tests.system.fixtures import gateway, session_gateway, session_tenant, tenant
 
 __all__ = ["gateway", "session_gateway", "session_tenant", "tenant"]
@@ -89,5 +91,19 @@ def stack() -> Iterator[Stack]:
     folder = private_folder("stack")
     running = Stack.start(folder, workers=2)
     yield running
-    running.stop()
+    running.end()
     remove(folder)
+
+
+@pytest.fixture
+def start_stack() -> Iterator[StartStack]:
+    """``start_stack(folder, …)`` -> a stack of this test alone, ended with the test. See ``Stack.start``."""
+    started: list[Stack] = []
+
+    def start(folder: Path, *arguments: str, **options: Any) -> Stack:
+        started.append(Stack.start(folder, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,19 @@ class Stack:
             raise
         return self.process.returncode
 
+    def end(self) -> None:
+        """Make sure that it has ended, however the test did."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.communicate()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
     def log(self) -> str:
         """What the gateway's processes wrote."""
         return gateway_log(self.data_dir)
@@ -146,6 +159,9 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+StartStack = Callable[..., Stack]
 
 
 async def until(true: Any, timeout_s: float = 30.0, every_s: float = 0.05) -> None:

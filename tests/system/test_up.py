@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.services import FreshRedis, PostgresService, private_folder, remove
-from tests.stack import Stack, alive, free_port_pair, launch, until
+from tests.stack import Stack, StartStack, alive, free_port_pair, launch, until
 
 DEMO_CREDIT_NANOS = 10_000_000_000
 
@@ -46,7 +47,7 @@ async def completes_again(stack: Stack) -> None:
         try:
             await complete(stack)
         except (AssertionError, aiohttp.ClientError):
-            await until(lambda: True)
+            await asyncio.sleep(0.1)
         else:
             return
     await complete(stack)
@@ -58,9 +59,9 @@ def credit_nanos(stack: Stack) -> int:
     return int(shown["left_nanos"])
 
 
-def test_the_first_run_and_the_second_are_the_same_house(folder: Path) -> None:
+def test_the_first_run_and_the_second_are_the_same_house(folder: Path, start_stack: StartStack) -> None:
     """Same data: same key, same endpoint, same balance; another key only when asked; SIGTERM leaves no process."""
-    first = Stack.start(folder)
+    first = start_stack(folder)
     assert first.ready_data_dir == str(folder)
     assert first.output.count("ready base_url=") == 1
     assert "curl" in first.output
@@ -74,13 +75,13 @@ def test_the_first_run_and_the_second_are_the_same_house(folder: Path) -> None:
     assert [name for name, pid in pids.items() if alive(pid)] == []
     assert not (folder / "run.json").exists()
 
-    second = Stack.start(folder, "--new-key")
+    second = start_stack(folder, "--new-key")
     assert second.endpoint == first.endpoint
     assert second.api_key != first.api_key
     assert credit_nanos(second) == DEMO_CREDIT_NANOS
     assert second.stop(signal.SIGINT) == 0
 
-    third = Stack.start(folder)
+    third = start_stack(folder)
     assert third.api_key == second.api_key
     assert third.stop() == 0
 
@@ -101,9 +102,9 @@ def test_a_port_in_use_is_an_error_before_anything_starts(folder: Path) -> None:
     assert not (folder / "postgres").exists()
 
 
-async def test_two_stacks_live_side_by_side(stack: Stack, folder: Path) -> None:
+async def test_two_stacks_live_side_by_side(stack: Stack, folder: Path, start_stack: StartStack) -> None:
     """A second stack in another folder and port works, shares nothing, and its end leaves the first alone."""
-    second = Stack.start(folder)
+    second = start_stack(folder)
     assert second.api_key != stack.api_key
     await complete(second)
     await complete(stack)
@@ -118,14 +119,14 @@ async def test_two_stacks_live_side_by_side(stack: Stack, folder: Path) -> None:
     await complete(stack)
 
 
-async def test_kill_9_of_up_leaves_no_orphans_and_no_damage(folder: Path) -> None:
+async def test_kill_9_of_up_leaves_no_orphans_and_no_damage(folder: Path, start_stack: StartStack) -> None:
     """After kill -9 of `up` its processes end by themselves, and the next run has the same key and clean books."""
-    first = Stack.start(folder, workers=2, PARETA_DRAIN_TIMEOUT_S="2")
+    first = start_stack(folder, workers=2, PARETA_DRAIN_TIMEOUT_S="2")
     await complete(first)
     pids = first.pids()
     os.kill(first.process.pid, signal.SIGKILL)
     first.process.communicate()
-    second = Stack.start(folder, workers=2)
+    second = start_stack(folder, workers=2)
     assert [name for name, pid in pids.items() if alive(pid)] == []
     assert second.api_key == first.api_key
     await complete(second)
@@ -134,9 +135,9 @@ async def test_kill_9_of_up_leaves_no_orphans_and_no_damage(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("victim", ["worker-0", "reconciler", "simulator", "redis", "postgres"])
-async def test_whoever_dies_is_started_again(folder: Path, victim: str) -> None:
+async def test_whoever_dies_is_started_again(folder: Path, victim: str, start_stack: StartStack) -> None:
     """kill -9 of any part: it comes back by itself, completions succeed again, and the books are clean."""
-    running = Stack.start(folder, workers=2)
+    running = start_stack(folder, workers=2)
     await complete(running)
     pid = running.pids()[victim]
     os.kill(pid, signal.SIGKILL)
@@ -148,9 +149,9 @@ async def test_whoever_dies_is_started_again(folder: Path, victim: str) -> None:
     assert running.stop() == 0
 
 
-async def test_sigterm_lets_a_running_stream_finish(folder: Path) -> None:
+async def test_sigterm_lets_a_running_stream_finish(folder: Path, start_stack: StartStack) -> None:
     """A stream that runs at SIGTERM ends with [DONE], is charged, and only then everything stops."""
-    running = Stack.start(folder)
+    running = start_stack(folder)
     body = {
         "model": running.endpoint,
         "messages": [{"role": "user", "content": "Tell me a long story"}],
@@ -168,12 +169,12 @@ async def test_sigterm_lets_a_running_stream_finish(folder: Path) -> None:
         request_id = answer.headers["x-request-id"]
     assert b"data: [DONE]" in rest
     assert running.stop() == 0
-    again = Stack.start(folder)
+    again = start_stack(folder)
     assert int(again.cli("receipt", request_id)["charge_nanos"]) > 0
     assert again.stop() == 0
 
 
-def test_a_signal_while_starting_stops_everything(folder: Path) -> None:
+def test_a_signal_while_starting_stops_everything(folder: Path, start_stack: StartStack) -> None:
     """Ctrl-C before it is ready: exit 0, and nothing of it runs on."""
     process = launch(folder, port=free_port_pair())
     lock = folder / "postgres" / "server.lock"
@@ -182,16 +183,16 @@ def test_a_signal_while_starting_stops_everything(folder: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert Stack.start(folder).stop() == 0
+    assert start_stack(folder).stop() == 0
 
 
 async def test_external_databases_are_used_and_left_alone(
-    folder: Path, postgres_service: PostgresService, fresh_redis: FreshRedis
+    folder: Path, postgres_service: PostgresService, fresh_redis: FreshRedis, start_stack: StartStack
 ) -> None:
     """With DATABASE_URL and REDIS_URL nothing is embedded, and the end of the stack is not the end of them."""
     database_url = postgres_service.create_database()
     server = fresh_redis()
-    running = Stack.start(folder, DATABASE_URL=database_url, REDIS_URL=server.url)
+    running = start_stack(folder, DATABASE_URL=database_url, REDIS_URL=server.url)
     await complete(running)
     assert not {"postgres", "redis"} & set(running.pids())
     assert running.run_file["database_url"] == database_url
@@ -218,9 +219,9 @@ async def test_metrics_and_readiness_are_served_on_the_admin_port(stack: Stack) 
     assert "pid=" not in text
 
 
-async def test_readiness_is_refused_while_redis_is_away(folder: Path) -> None:
+async def test_readiness_is_refused_while_redis_is_away(folder: Path, start_stack: StartStack) -> None:
     """With Redis stopped /readyz says 503 and which part it is; /healthz stays 200."""
-    running = Stack.start(folder)
+    running = start_stack(folder)
     os.kill(running.pids()["redis"], signal.SIGSTOP)
     async with aiohttp.ClientSession() as client:
         async with client.get(f"{running.admin_url}/readyz") as answer:
