@@ -43,8 +43,3 @@ class BackendFailure(Exception):
     def is_callers_fault(self) -> bool:
         """The same request would be refused by every replica."""
         return self.code in (FailureCode.CONTEXT_LENGTH, FailureCode.INPUT_REFUSED)
-
-    @property
-    def may_try_elsewhere(self) -> bool:
-        """No answer has begun and another replica may do better."""
-        return self.phase is not Phase.BODY and not self.is_callers_fault

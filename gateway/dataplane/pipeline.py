@@ -211,8 +211,8 @@ class Pipeline:
                     return await relay.ask(backend, request)
             except BackendFailure as error:
                 failure = error
-                if not error.may_try_elsewhere:
-                    break
+                if error.is_callers_fault or exchange.first_byte_s is not None:
+                    break  # every replica would say the same, or the client has part of an answer already
         raise failure
 
     def _finish(self, exchange: Exchange, reply: Reply, answer: Answer, head: bytes) -> None:
@@ -281,6 +281,8 @@ def _takes_extras(exchange: Exchange) -> bool:
 
 
 def _error_of(failure: BackendFailure) -> ApiError:
+    if failure.phase is Phase.CONNECT and failure.code is FailureCode.TIMEOUT:
+        return errors.endpoint_not_ready(retry_after_s=2)
     match failure.code:
         case FailureCode.CONTEXT_LENGTH:
             return errors.context_length_exceeded()

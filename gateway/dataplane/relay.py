@@ -15,6 +15,7 @@ from backends.protocol import Backend, Call
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.request import InferenceRequest
 from backends.wire.usage import Observed
+from gateway.core import errors
 from gateway.core.errors import ApiError
 from gateway.core.exchange import Ending, Exchange
 from gateway.core.ports import Recorder
@@ -155,7 +156,7 @@ class Relay:
         """Look at the clock; called a few times a second for every open exchange."""
         patience, reply, call = self._patience, self._reply, self._call
         if now_s - self._started_s > patience.deadline_s:
-            self._time_out()
+            self.interrupt(errors.deadline_exceeded(), Ending.FAILED)
         elif reply.is_paused:
             if now_s - reply.paused_since_s > patience.write_s:
                 reply.abort()  # a client that reads nothing for so long is gone
@@ -180,7 +181,9 @@ class Relay:
         self._last_write_s = now_s
 
     def _time_out(self) -> None:
-        self._fail(BackendFailure(FailureCode.TIMEOUT, Phase.BODY))
+        # Silence, and nothing passed on yet: another replica may do better.
+        phase = Phase.HEAD if self.exchange.first_byte_s is None else Phase.BODY
+        self._fail(BackendFailure(FailureCode.TIMEOUT, phase))
 
     def _fail(self, error: Exception) -> None:
         if self._done is not None and not self._done.done():

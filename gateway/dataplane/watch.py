@@ -13,7 +13,7 @@ import time
 from gateway.core import errors
 from gateway.core.exchange import Ending
 from gateway.dataplane.relay import Relay
-from gateway.dataplane.server import Shared
+from gateway.dataplane.server import Connection, Shared
 from gateway.dataplane.settle import accrued
 from ledger.counter import Beat, CounterUnavailable, CreditCounter
 
@@ -44,10 +44,13 @@ class Watch:
         while True:
             await asyncio.sleep(TICK_S)
             now_s = time.monotonic()
-            for connection in list(shared.connections):
-                connection.tick(now_s)
-            for relay in list(self.relays):
-                relay.tick(now_s)
+            clocked: list[Connection | Relay] = [*shared.connections, *self.relays]
+            for ticking in clocked:
+                try:
+                    ticking.tick(now_s)
+                except Exception:
+                    # One that fails must not stop the clock of all others: their holds would expire.
+                    log.exception("a deadline could not be enforced")
             if now_s >= next_beat_s and (self._beating is None or self._beating.done()):
                 next_beat_s = now_s + self._heartbeat_s
                 self._beating = loop.create_task(self._beat())
@@ -64,14 +67,15 @@ class Watch:
             relay.interrupt(errors.overloaded(), Ending.FAILED)
 
     async def _beat(self) -> None:
-        beats = [beat for relay in self.relays if (beat := self._beat_of(relay)) is not None]
-        if not beats:
-            return
         try:
-            await self._counter.heartbeat(beats)
+            beats = [beat for relay in self.relays if (beat := self._beat_of(relay)) is not None]
+            if beats:
+                await self._counter.heartbeat(beats)
         except CounterUnavailable as error:
             # The next beat comes in seconds; a hold outlives several missed ones.
             log.warning("heartbeat not delivered: %s", error)
+        except Exception:
+            log.exception("heartbeat failed")
 
     def _beat_of(self, relay: Relay) -> Beat | None:
         exchange = relay.exchange
