@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,7 @@ from ledger.core.money import format_usd
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _UNBOUNDED_COLUMNS = 10_000
 
@@ -31,30 +32,27 @@ class Answering(Protocol):
 
 
 def show_record(
-    place: Answering, record: Mapping[str, Any], *, title: str, extra: Sequence[tuple[str, Sequence[Any]]] = ()
+    place: Answering, record: Mapping[str, Any], *, title: str, sections: Mapping[str, Sequence[str]] | None = None
 ) -> None:
     """One thing: a JSON object, or lines of name and value.
 
     Args:
         record: what is shown.
         title: stands above the lines.
-        extra: names and rows of tables that follow; their rows are in ``record`` too, under that name.
+        sections: names in the record that get a table of their own, and the columns of those that hold many rows.
     """
     if place.as_json:
         _print_json(record)
         return
-    from rich.table import Table
-
+    sections = sections or {}
     console = _console()
-    tables = {name for name, _ in extra}
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, value in record.items():
-        if name not in tables:
-            table.add_row(name, _cell(value))
-    console.print(table)
-    for name, rows in extra:
-        if rows:
-            console.print(_table([_plain(row) for row in rows], columns=tuple(_plain(rows[0])), title=name))
+    console.print(_lines({name: value for name, value in record.items() if name not in sections}, title=title))
+    for name, columns in sections.items():
+        content = record[name]
+        if isinstance(content, Mapping):
+            console.print(_lines(content, title=name))
+        elif content:
+            console.print(_table(content, columns=columns, title=name))
 
 
 def show_list(
@@ -91,15 +89,39 @@ def limits_of(limits: Limits) -> dict[str, int | None]:
     }
 
 
-def _table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], title: str) -> Any:
+def _lines(record: Mapping[str, Any], *, title: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in _for_people(record).items():
+        table.add_row(name, _cell(value))
+    return table
+
+
+def _table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str], title: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column.endswith(("_nanos", "_usd")) else "left")
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        shown = _for_people(row)
+        table.add_row(*(_cell(shown.get(column)) for column in columns))
     return table
+
+
+def _for_people(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Amounts that stand twice in a record (see :func:`money`) become one cell."""
+    shown: dict[str, Any] = {}
+    for name, value in record.items():
+        stem = name.removesuffix("_nanos")
+        if name.endswith("_usd") and f"{name.removesuffix('_usd')}_nanos" in record:
+            continue
+        if stem != name and f"{stem}_usd" in record:
+            shown[stem] = "-" if value is None else f"{record[f'{stem}_usd']} USD ({value} nano)"
+        else:
+            shown[name] = value
+    return shown
 
 
 def _console() -> Console:
@@ -111,6 +133,8 @@ def _console() -> Console:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
     match _plain(value):
         case None | "":
             return "-"

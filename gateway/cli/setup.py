@@ -20,7 +20,7 @@ _PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)")
 
 @click.command()
 @operator
-async def migrate(place: Place) -> None:
+async def migrate(place: Place, /) -> None:
     """Bring the database schemas up to date; a repeat changes nothing."""
     from gateway.stack.prepare import migrate_all
 
@@ -32,7 +32,7 @@ async def migrate(place: Place) -> None:
 
 @click.command("check-config")
 @operator
-async def check_config(place: Place) -> None:
+async def check_config(place: Place, /) -> None:
     """Show every setting with its value, default and meaning; a wrong one is refused with a sentence."""
     rows = [_row(spec, place.settings) for spec in fields(Settings)]
     show_list(place, rows, columns=("setting", "value", "default", "meaning"), title="Settings")
