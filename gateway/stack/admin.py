@@ -7,6 +7,7 @@ use. The metrics of workers come through files that prometheus-client shares bet
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ class Admin:
             await web.TCPSite(self._runner, host, port, shutdown_timeout=1.0).start()
         except OSError as error:
             await self.close()
-            raise StackError(f"The admin listener cannot use {host}:{port}: {error.strerror}.") from error
+            raise StackError(f"The admin listener cannot use {host}:{port}: {os.strerror(error.errno or 0)}.") from error
 
     async def close(self) -> None:
         """Stop listening."""

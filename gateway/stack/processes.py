@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from gateway.stack import launch
 
 _LAUNCH = Path(launch.__file__)
 _POLL_S = 0.02
+_FIRST_PORT, _LAST_PORT, _PORT_TRIES = 20_000, 32_000, 1000
 
 
 class StackError(Exception):
@@ -232,13 +234,18 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A free TCP port on loopback: the preferred one where possible."""
+    """A free TCP port on loopback: the preferred one where possible.
+
+    It lies below the range from which systems take ports of outgoing connections, or such a connection could sit on it
+    just when the server behind it is to be started again.
+    """
     if preferred and port_is_free(preferred):
         return preferred
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    for _ in range(_PORT_TRIES):
+        port = _FIRST_PORT + secrets.randbelow(_LAST_PORT - _FIRST_PORT)
+        if port_is_free(port):
+            return port
+    raise StackError("There is no free port on this machine.")
 
 
 def write_private(path: Path, text: str) -> None:
