@@ -47,7 +47,7 @@ audit: ## recompute every balance and every charge (DATA_DIR=… of a running st
 .PHONY: lock
 lock: ## resolve all lock files anew (needs uv and the package index)
 	$(COMPILE) pyproject.toml --extra embedded --extra dev -U -o requirements.lock
-	echo setuptools | $(COMPILE) pyproject.toml - --extra embedded -c requirements.lock -o requirements-run.lock
+	printf 'setuptools\nopenai\n' | $(COMPILE) pyproject.toml - --extra embedded -c requirements.lock -o requirements-run.lock
 	echo setuptools | $(COMPILE) pyproject.toml - -c requirements.lock -o requirements-serve.lock
 	for version in 0.1.0 0.3.1; do \
 		echo "pareta==$$version" | $(COMPILE) - --no-annotate -o tests/clients/pareta-$$version.txt; done

@@ -62,7 +62,8 @@ class Admin:
             await web.TCPSite(self._runner, host, port, shutdown_timeout=1.0).start()
         except OSError as error:
             await self.close()
-            raise StackError(f"The admin listener cannot use {host}:{port}: {os.strerror(error.errno or 0)}.") from error
+            reason = os.strerror(error.errno or 0)
+            raise StackError(f"The admin listener cannot use {host}:{port}: {reason}.") from error
 
     async def close(self) -> None:
         """Stop listening."""
