@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Self
+from urllib.parse import urlsplit
 
 from ledger.core.pricing import Quote
 from ledger.counter import Admission, CreditCounter, OpenLimit, RateLimit, Settlement
@@ -56,3 +59,57 @@ async def opened(
         yield counter
     finally:
         await counter.close()
+
+
+class AnswerEater:
+    """A proxy before Redis that, while ``eating``, passes on what is asked and swallows what is answered."""
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._server: asyncio.Server | None = None
+        self._relays: set[asyncio.Task[None]] = set()
+        self.eating = False
+        self.eaten = 0
+
+    @property
+    def url(self) -> str:
+        """The same Redis through the proxy."""
+        assert self._server is not None
+        return f"redis://:{self._target.password}@127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for relay in self._relays:
+            relay.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
+
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relay = asyncio.create_task(self._relay(reader, writer))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pump(reader, back, answers=False))
+                both.create_task(self._pump(there, writer, answers=True))
+        except* OSError:
+            pass
+        finally:
+            back.transport.abort()
+            writer.transport.abort()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
+        while data := await source.read(65_536):
+            if answers and self.eating:
+                self.eaten += 1
+            else:
+                sink.write(data)
+                await sink.drain()
+        sink.close()

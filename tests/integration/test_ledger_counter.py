@@ -75,7 +75,7 @@ async def test_a_settlement_above_its_hold_takes_what_is_there(counter: CreditCo
 
 
 async def test_the_same_hold_again_is_the_same_answer(counter: CreditCounter) -> None:
-    """A repeated admission gets the recorded answer and reserves nothing more; another request with its id conflicts."""
+    """A repeated admission gets the recorded answer and reserves nothing more; another with its id conflicts."""
     first = await counter.admit(admission("h", fixed=400))
     assert await counter.admit(admission("h", fixed=400)) == first
     assert await counter.admit(admission("h", fixed=1, fingerprint="other")) == HoldConflict()
