@@ -35,8 +35,10 @@ class Choice:
     """One answer of a request.
 
     Attributes:
-        fragments: for each completion token the inside of a chunk's choice, encoded.
-        pieces: for each completion token the text that is shown when it comes (may be empty).
+        tokens: completion tokens, reasoning included.
+        fragments: for each completion token the inside of a chunk's choice, encoded; not made for whole answers.
+        pieces: for each completion token the text that is shown when it comes (may be empty); streamed prose does
+            without.
         finish_reason: stop, length or tool_calls.
         stop_reason: the stop string that ended it.
         ends_with_token: whether the finish reason comes with the last token, not in a chunk of its own.
@@ -44,6 +46,7 @@ class Choice:
     """
 
     index: int
+    tokens: int
     fragments: list[bytes]
     pieces: Sequence[str]
     finish_reason: str
@@ -53,11 +56,6 @@ class Choice:
     tool_call_id: str | None = None
     tool_name: str | None = None
     logprobs: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> int:
-        """Completion tokens, reasoning included."""
-        return len(self.fragments)
 
 
 def answer(request: GenerationRequest, options: SimOptions, *, seed: int, nonce: int, tokens: int) -> list[Choice]:
@@ -103,13 +101,18 @@ def _prose(request: GenerationRequest, text: Corpus, index: int, start: int, nat
     """The usual case: a stretch of the corpus, whose tokens are encoded already."""
     length = min(natural, request.max_tokens)
     cut = natural >= request.max_tokens
-    pieces = _prose_pieces(text, start, length, complete=not cut)
+    reason = "length" if cut else "stop"
+    if not request.stream:
+        pieces = _prose_pieces(text, start, length, complete=not cut)
+        return Choice(index, length, [], pieces, reason, ends_with_token=cut)
     chat = request.route is Route.CHAT
     fragments = text.chat_stretch(start, length) if chat else text.text_stretch(start, length)
     encode = chat_fragment if chat else text_fragment
-    for position in {0, length - 1} if length else ():
-        fragments[position] = encode(pieces[position])
-    return Choice(index, fragments, pieces, "length" if cut else "stop", ends_with_token=cut)
+    if length:
+        fragments[0] = encode(text.tokens[start].lstrip(" "))
+    if not cut and length > 1 and _wants_full_stop(text.token(start + length - 2)):
+        fragments[-1] = encode(".")
+    return Choice(index, length, fragments, (), reason, ends_with_token=cut)
 
 
 def _worded(request: GenerationRequest, index: int, reasoning: list[str], pieces: list[str], prompt: str) -> Choice:
@@ -139,6 +142,7 @@ def _worded(request: GenerationRequest, index: int, reasoning: list[str], pieces
         fragments += map(text_fragment, pieces, encoded)
     return Choice(
         index,
+        len(fragments),
         fragments,
         pieces,
         finish_reason,
@@ -163,6 +167,7 @@ def _tool_call(request: GenerationRequest, tool: Tool, index: int, draw: int) ->
     ]
     return Choice(
         index,
+        len(fragments),
         fragments,
         arguments,
         "length" if cut else "tool_calls",
@@ -221,10 +226,14 @@ def _natural_length(request: GenerationRequest, options: SimOptions, draw: int, 
 
 def _prose_pieces(text: Corpus, start: int, length: int, *, complete: bool) -> list[str]:
     pieces = _opening(text.stretch(start, length))
-    if complete and length > 1 and pieces[-2].strip().isalpha():
-        # An answer that ends by itself ends as a sentence does.
+    if complete and length > 1 and _wants_full_stop(pieces[-2]):
         pieces[-1] = "."
     return pieces
+
+
+def _wants_full_stop(last_but_one: str) -> bool:
+    """Whether the last token shall be a full stop: an answer that ends by itself ends as a sentence does."""
+    return last_but_one.strip().isalpha()
 
 
 def _opening(pieces: list[str]) -> list[str]:

@@ -163,6 +163,14 @@ class Connection(asyncio.Protocol):
         size = len(data)
         return (_HEX[size] if size < 4096 else b"%x\r\n" % size) + data + b"\r\n"
 
+    def chunks(self, parts: list[bytes]) -> bytes:
+        """Each of `parts` as an HTTP chunk, together."""
+        if not self.chunked:
+            return b"".join(parts)
+        if max(map(len, parts), default=0) < len(_HEX):
+            return b"".join([_HEX[len(part)] + part + b"\r\n" for part in parts])
+        return b"".join(map(self.chunk, parts))
+
     def last_chunk(self) -> bytes:
         """What ends a chunked body."""
         return b"0\r\n\r\n" if self.chunked else b""

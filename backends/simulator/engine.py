@@ -19,20 +19,11 @@ from backends.simulator.connection import Connection, Request
 from backends.simulator.embedding import embedding_body
 from backends.simulator.faults import FaultBook
 from backends.simulator.inspection import inspect, metrics_text, model_json, models_json
+from backends.simulator.intake import Intake, Taken
 from backends.simulator.options import BEFORE_ANSWER, Fault, SimOptions
 from backends.simulator.records import Record, RecordBook, State
 from backends.simulator.refusal import ENGINE_FAILED, Refusal, error_object
-from backends.simulator.schema import (
-    GenerationRequest,
-    Json,
-    Route,
-    first_tool,
-    read_chat,
-    read_completion,
-    read_embedding,
-    read_json,
-    read_options,
-)
+from backends.simulator.schema import GenerationRequest, Route, first_tool, read_options
 from backends.simulator.settings import SimulatorSettings
 from backends.simulator.stream import Stream
 from backends.simulator.wheel import Wheel
@@ -41,7 +32,6 @@ from backends.simulator.work import Plan, Work
 
 _ROUTES = {"/v1/chat/completions": Route.CHAT, "/v1/completions": Route.COMPLETION, "/v1/embeddings": Route.EMBEDDING}
 _GETS = {"/health": "health", "/ping": "health", "/v1/models": "models", "/metrics": "metrics"}
-_PROMPT_FIELDS = frozenset({"messages", "prompt", "input", "tools"})
 _HTML = b"<!doctype html><html><body><h1>502 Bad Gateway</h1></body></html>"
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -64,6 +54,7 @@ class Engine:
         self.waiting: deque[Work] = deque()
         self.started_s = time.time()
         self._requests = 0
+        self._intake = Intake(settings)
         self._ids = random.Random()  # noqa: S311 - ids, not secrets
 
     # --- connections ---
@@ -141,39 +132,57 @@ class Engine:
         record = self._record(connection, request, route)
         try:
             self._authorize(request)
-            body = read_json(request.body)
-            self._note_body(record, body)
-            options = read_options(body, request.header(b"x-sim"))
-            planned = self.faults.take(route, model=record.model, stream=record.stream)
-            if planned is not None:
-                options = options.over(planned)
+            taken = self._intake.take(route, request.body)
+            record.fields, record.body, record.model, record.stream = (
+                taken.fields,
+                taken.shown,
+                taken.model,
+                taken.stream,
+            )
+            options = self._options(request, route, taken)
             record.fault = options.fail
             if options.fail in BEFORE_ANSWER and self._fail_early(connection, options, record):
                 return
-            self._known(body.get("model", self.settings.models[0] if route is Route.EMBEDDING else None))
             if route is Route.EMBEDDING:
-                self._embed(connection, body, record)
+                self._embed(connection, taken, record)
             else:
-                self._generate(connection, route, body, options, record)
+                self._known(taken.body.get("model"))
+                self._generate(connection, route, taken, options, record)
         except Refusal as refusal:
             record.status = refusal.status
             self.records.close(record, State.FAILED, time.time())
             connection.respond(refusal.status, refusal.body(), extra=refusal.headers)
+        except Exception:
+            self.records.close(record, State.FAILED, time.time())
+            raise
 
-    def _embed(self, connection: Connection, body: Json, record: Record) -> None:
-        body.setdefault("model", self.settings.models[0])
-        request = read_embedding(body, self.settings.context_tokens)
-        answered = embedding_body(request, request.model, record.id, int(record.received_s), self.settings.dimensions)
+    def _options(self, request: Request, route: Route, taken: Taken) -> SimOptions:
+        """The body's options, over the header's, over those of the plan that takes the request."""
+        options = taken.options
+        header = request.header(b"x-sim")
+        if header is not None:
+            try:
+                options = options.over(read_options(orjson.loads(header)))
+            except orjson.JSONDecodeError:
+                raise Refusal(400, "The header x-sim must be JSON.") from None
+        planned = self.faults.take(route, model=taken.model, stream=taken.stream)
+        return options if planned is None else options.over(planned)
+
+    def _embed(self, connection: Connection, taken: Taken, record: Record) -> None:
+        model = self._known(taken.body.get("model", self.settings.models[0]))
+        request = self._intake.embedding(taken)
+        answered = embedding_body(request, model, record.id, int(record.received_s), self.settings.dimensions)
         record.prompt_tokens = request.prompt_tokens
         record.status = 200
         self.records.close(record, State.FINISHED, time.time())
         connection.respond(200, answered)
 
-    def _generate(self, connection: Connection, route: Route, body: Json, options: SimOptions, record: Record) -> None:
-        read = read_chat if route is Route.CHAT else read_completion
-        request = read(body, self.settings.context_tokens)
+    def _generate(
+        self, connection: Connection, route: Route, taken: Taken, options: SimOptions, record: Record
+    ) -> None:
+        request = self._intake.generation(taken, route)
         if options.tool_call and request.tool is None:
-            request = replace(request, tool=first_tool(body.get("tools")))
+            request = replace(request, tool=first_tool(taken.body.get("tools")))
         if self._full():
             status = self.settings.overload_status
             raise Refusal(status, "The server is overloaded: its queue is full.", headers=b"retry-after: 1\r\n")
@@ -246,14 +255,6 @@ class Engine:
         )
         self.records.open(record)
         return record
-
-    def _note_body(self, record: Record, body: Json) -> None:
-        record.fields = tuple(body)
-        keep = self.settings.keep_bodies
-        record.body = body if keep else {name: value for name, value in body.items() if name not in _PROMPT_FIELDS}
-        model = body.get("model")
-        record.model = model if isinstance(model, str) else None
-        record.stream = body.get("stream") is True
 
     def _authorize(self, request: Request) -> None:
         key = self.settings.api_key

@@ -71,9 +71,9 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """A checked embeddings request; `inputs` are texts."""
+    """A checked embeddings request; `inputs` are texts, no model means the engine's first."""
 
-    model: str
+    model: str | None
     inputs: tuple[str, ...]
     prompt_tokens: int
     dimensions: int | None
@@ -96,19 +96,15 @@ def read_json(body: bytes) -> Json:
     return value
 
 
-def read_options(body: Json, header: bytes | None) -> SimOptions:
-    """The `sim` object of the body, above the one in the header `x-sim`.
+def read_options(value: Any) -> SimOptions:
+    """The options in a `sim` object, none for None.
 
     Raises:
         Refusal: 400 for a wrong option.
     """
-    value = body.get("sim")
-    if value is None and header is None:
-        return _SILENT
     try:
-        below = _SILENT if header is None else parse_options(orjson.loads(header))
-        return below if value is None else parse_options(value).over(below)
-    except (BadOption, orjson.JSONDecodeError) as error:
+        return _SILENT if value is None else parse_options(value)
+    except BadOption as error:
         raise Refusal(400, str(error), param="sim") from None
 
 
@@ -177,8 +173,9 @@ def read_embedding(body: Json, context_tokens: int) -> EmbeddingRequest:
     encoding = body.get("encoding_format")
     if encoding not in (None, "float", "base64"):
         raise _wrong("encoding_format", "must be 'float' or 'base64'")
+    model = body.get("model")
     return EmbeddingRequest(
-        model=body["model"],
+        model=model if isinstance(model, str) else None,
         inputs=inputs,
         prompt_tokens=sum(counts),
         dimensions=_integer(body, "dimensions", 1, 4096),

@@ -20,7 +20,7 @@ from backends.simulator.wheel import Wheel
 from backends.simulator.work import DEFAULT_GIANT_BYTES, Plan, Work
 
 BURST = 64
-"""Tokens sent at once when there is no time between them; then other streams get their turn."""
+"""About how many tokens are sent at once when there is no time between them; then others get their turn."""
 
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
@@ -29,6 +29,7 @@ class Stream(Work):
     """The life of one streamed answer."""
 
     __slots__ = (
+        "_at_once",
         "_continuous",
         "_due_s",
         "_encoder",
@@ -67,7 +68,9 @@ class Stream(Work):
         self._struck = False
         self._gathered: list[bytes] = []
         # What the short path needs, at hand.
-        self._short = len(plan.choices) == 1 and plan.fault is None and plan.itl_s > 0
+        plain = len(plan.choices) == 1 and plan.fault is None
+        self._short = plain and plan.itl_s > 0
+        self._at_once = plain and plan.itl_s == 0
         self._fragments = plan.choices[0].fragments
         self._head = self._encoder.heads[0]
         self._tail = self._encoder.middle if self._continuous else self._encoder.middle + ChunkEncoder.END
@@ -93,7 +96,10 @@ class Stream(Work):
 
     def _schedule_first(self) -> None:
         self._due_s = self.wheel.now_s() + self.plan.ttft_s
-        self.wheel.at(self._due_s, self)
+        if self.plan.ttft_s > 0:
+            self.wheel.at(self._due_s, self)
+        else:
+            self.wake(self._due_s)
 
     def resumed(self) -> None:
         """Go on with what was held back while the client did not read."""
@@ -128,7 +134,9 @@ class Stream(Work):
         events: list[bytes] = []
         if self._position == 0 and self.record.first_token_s is None:
             self._open(events)
-        for _ in range(1 if self._itl_s > 0 else BURST):
+        if self._at_once:
+            self._run(events)
+        for _ in range(1 if self._itl_s > 0 else 2 if self._at_once else BURST):
             if self._strikes_now():
                 self._struck = True
                 if self._strike(events):
@@ -142,6 +150,22 @@ class Stream(Work):
         self._emit(events)
         self._due_s += self._itl_s
         self.wheel.at(self._due_s, self)
+
+    def _run(self, events: list[bytes]) -> None:
+        """A burst of tokens of an only choice, without its last, which may close the choice."""
+        first, upto = self._position, min(self._position + BURST, self._last - 1)
+        if upto <= first:
+            return
+        head, tail = self._head, self._tail
+        if self._continuous:
+            usage, end = self._encoder.usage, ChunkEncoder.END
+            events += [
+                head + fragment + tail + usage(count) + end
+                for count, fragment in enumerate(self._fragments[first:upto], first + 1)
+            ]
+        else:
+            events += [head + fragment + tail for fragment in self._fragments[first:upto]]
+        self._position = self.record.completion_tokens = upto
 
     def _strikes_now(self) -> bool:
         if self._struck or self.plan.fault not in AFTER_TOKENS:
@@ -227,7 +251,6 @@ class Stream(Work):
 
     def _emit(self, events: list[bytes], last: bytes = b"") -> None:
         """Write events in one go, each an HTTP chunk of its own, in the shape a fault wants."""
-        chunk = self.connection.chunk
         match self.plan.fault:
             case Fault.COALESCED:
                 self._gathered += events
@@ -235,6 +258,7 @@ class Stream(Work):
             case Fault.BYTE_BY_BYTE:
                 dribbler = self.connection.dribbler
                 if dribbler is not None:
+                    chunk = self.connection.chunk
                     dribbler.add([chunk(bytes((byte,))) for event in events for byte in event])
                 return
             case Fault.CRLF:
@@ -243,4 +267,4 @@ class Stream(Work):
                 events = [event[:-2] + b" \n\n" for event in events]
             case Fault.COMMENTS:
                 events = [part for event in events for part in (b": keep-alive\n\n", event)]
-        self.connection.write(b"".join(map(chunk, events)) + last)
+        self.connection.write(self.connection.chunks(events) + last)

@@ -44,6 +44,10 @@ class Corpus:
     text: list[bytes]
     starts: list[int]
 
+    def token(self, index: int) -> str:
+        """The token at `index`, going round at the end."""
+        return self.tokens[index % len(self.tokens)]
+
     def stretch(self, start: int, length: int) -> list[str]:
         """`length` tokens from `start` on, going round at the end."""
         return _around(self.tokens, start, length)

@@ -41,7 +41,10 @@ def test_completion_tokens_are_the_tokens_of_the_text(nonce: int, limit: int, aw
     options = SimOptions(vocabulary="unicode" if awkward else "plain")
     (choice,) = choices(options, nonce=nonce, max_tokens=limit, ignore_eos=ignore_eos)
     assert count_tokens(text_of(choice)) == choice.tokens <= limit
-    assert streamed_text(choice) == text_of(choice)
+    (streamed,) = choices(options, nonce=nonce, max_tokens=limit, ignore_eos=ignore_eos, stream=True)
+    assert len(streamed.fragments) == streamed.tokens == choice.tokens
+    assert streamed_text(streamed) == text_of(choice)
+    assert streamed.finish_reason == choice.finish_reason
     assert choice.finish_reason == ("length" if choice.tokens == limit else "stop")
 
 
