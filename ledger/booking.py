@@ -60,6 +60,7 @@ STAGED_COLUMNS: Final = (
 
 Row = tuple[Any, ...]
 
+_METER_NAMES: Final = tuple(meter.value for meter in METER_COLUMNS)
 _REVISIONS: Final = {"settle": 0, "void": 0, "reap": 0, "late": 1}
 _MAX_LETTERS = 200
 _MAX_BIGINT = 2**63 - 1
@@ -205,7 +206,7 @@ def row_of(event: LedgerEvent) -> Row:
         _text(info.get("outcome")),
         _status(info.get("status")),
         _text(info.get("source")),
-        *(_quantity(quantities.get(meter.value)) for meter in METER_COLUMNS),
+        *[_quantity(quantities.get(name)) for name in _METER_NAMES],
         event.held_nanos,
         event.amount_nanos,
         event.short_nanos,

@@ -120,12 +120,18 @@ async def open_pool(
         with translated("connect"):
             pool: Pool = await asyncpg.create_pool(
                 database_url,
-                min_size=1,
+                min_size=0,  # a floor would be restored in the background, with tracebacks in the log of every outage
                 max_size=size,
                 timeout=CONNECT_TIMEOUT_S,
                 command_timeout=timeout_s,
                 server_settings={"application_name": application_name, "timezone": "UTC"},
             )
+            try:
+                async with pool.acquire(timeout=CONNECT_TIMEOUT_S):
+                    pass
+            except BaseException:
+                pool.terminate()
+                raise
     except ValueError as error:
         raise LedgerRefused(f"The database URL cannot be read: {error}.") from error
     return pool

@@ -23,7 +23,9 @@ def time_of_ms(time_ms: int) -> datetime:
 
 def month_of(moment: datetime) -> date:
     """The first day of the UTC month of an aware time."""
-    return moment.astimezone(UTC).date().replace(day=1)
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return date(moment.year, moment.month, 1)
 
 
 def months_ahead(moment: datetime, count: int) -> list[date]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ledger.batches import BatchWriter, Booked, EventRefused, Term
-from ledger.booking import Position, plan, quarantine
+from ledger.booking import Plan, Position, plan, quarantine
 from ledger.counter import CounterUnavailable, CreditCounter
 from ledger.counter_values import LedgerEvent
 from ledger.database import Pool, PooledConnection, acquired
@@ -29,7 +29,7 @@ from ledger.grants import deliver_grants, grant_waiting
 from ledger.partitions import MonthKeeper, months_ahead
 from ledger.terms import RENEW_S, renew, try_lock, try_take
 
-BATCH_EVENTS = 5000
+BATCH_EVENTS = 2000
 IDLE_BLOCK_MS = 500
 LOOK_AFTER_S = 1.0
 STANDBY_POLL_S = 1.0
@@ -65,6 +65,14 @@ class ShardStatus:
     last_error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Events, and what they become."""
+
+    events: Sequence[LedgerEvent]
+    planned: Plan
+
+
 @dataclass(slots=True)
 class _Desk:
     """One term's connection, right and position."""
@@ -77,6 +85,7 @@ class _Desk:
     looked_s: float = 0.0
     renewed_s: float = field(default_factory=time.monotonic)
     locked: bool = False
+    ahead: asyncio.Task[_Read] | None = None
 
 
 class ShardReconciler:
@@ -121,31 +130,41 @@ class ShardReconciler:
             await self._trim(desk)
             self.status.leading = True
             self.status.last_error = ""
-            while not stop.is_set():
-                await self._turn(desk)
+            try:
+                while not stop.is_set():
+                    await self._turn(desk)
+            finally:
+                await _end(desk.ahead)
 
     async def _turn(self, desk: _Desk) -> None:
-        events = await self._counter.read_events(self._shard, desk.at.stream_id, self._batch_events, IDLE_BLOCK_MS)
-        if events:
-            await self._book(desk, events)
+        read = await (desk.ahead or self._read(desk.at, IDLE_BLOCK_MS))
+        desk.ahead = None
+        if read.events:
+            if len(read.events) >= self._batch_events:  # catching up: read on while Postgres works
+                desk.ahead = asyncio.create_task(self._read(read.planned.end, 0))
+            await self._book(desk, read)
             await self._trim(desk)
-        if not events or time.monotonic() - desk.looked_s > LOOK_AFTER_S:
+        if not read.events or time.monotonic() - desk.looked_s > LOOK_AFTER_S:
             await self._look_after(desk)
 
-    async def _book(self, desk: _Desk, events: Sequence[LedgerEvent]) -> None:
+    async def _read(self, at: Position, block_ms: int) -> _Read:
+        events = await self._counter.read_events(self._shard, at.stream_id, self._batch_events, block_ms)
+        return _Read(events, plan(events, at))
+
+    async def _book(self, desk: _Desk, read: _Read) -> None:
         """Book a batch. One that Postgres refuses is halved until the event that it refuses stands alone."""
-        planned = plan(events, desk.at)
+        events = read.events
         try:
-            booked = await desk.writer.book(planned)
+            booked = await desk.writer.book(read.planned)
         except EventRefused as refusal:
             if len(events) == 1:
                 await self._set_aside(desk, events[0], refusal)
                 return
             middle = len(events) // 2
-            await self._book(desk, events[:middle])
-            await self._book(desk, events[middle:])
+            for half in (events[:middle], events[middle:]):
+                await self._book(desk, _Read(half, plan(half, desk.at)))
             return
-        self._note(desk, booked, planned.end, events[-1])
+        self._note(desk, booked, read.planned.end, events[-1])
 
     async def _set_aside(self, desk: _Desk, event: LedgerEvent, refusal: EventRefused) -> None:
         """Keep an event that has no place in the books as an anomaly, so that it stops nobody else's."""
@@ -301,6 +320,15 @@ class Reconciler:
 
     async def _compare(self) -> None:
         await self._drift.step()
+
+
+async def _end(task: asyncio.Task[_Read] | None) -> None:
+    """Call off what was read ahead; whatever it met will be met again."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
 
 
 def after(stream_id: str) -> str:
