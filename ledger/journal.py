@@ -26,7 +26,7 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
@@ -64,6 +64,7 @@ class _Segment:
     descriptor: int = -1
     good_bytes: int = 0
     unconfirmed: int = 0
+    confirmed: list[int] = field(default_factory=list)
     born_at_s: float = 0.0
     damaged: bool = False
 
@@ -84,6 +85,8 @@ class Journal:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._next_number = 1
         self._segment: _Segment | None = None
+        self._sealed: set[_Segment] = set()
+        """Earlier segments in which something is not confirmed."""
         self._unconfirmed: dict[int, _Segment] = {}
         self._recovered: dict[int, bytes] = {}
         self._waiting: list[tuple[int, bytes, Written]] = []
@@ -187,8 +190,10 @@ class Journal:
         if segment is None:
             return
         segment.unconfirmed -= 1
+        segment.confirmed.append(number)
         self._marks.append(number)
         if segment.unconfirmed == 0 and segment is not self._segment and not self._closed:
+            self._sealed.discard(segment)
             self._disk.submit(_discard, segment)
         if self._marks_timer is None and not self._closed:
             self._marks_timer = self._loop.call_later(MARKS_DELAY_S, self._write_marks)
@@ -211,8 +216,8 @@ class Journal:
         try:
             while self._waiting:
                 group, self._waiting, self._waiting_bytes = self._waiting, [], 0
-                marks, self._marks = self._marks, []
                 segment = self._segment_for(group[0][0])
+                marks, self._marks = self._marks, []
                 data = b"".join([frame_marks(marks), *(frame for _, frame, _ in group)])
                 try:
                     await self._in_thread(partial(_put, segment, data))
@@ -236,12 +241,18 @@ class Journal:
                 return current
             self._seal(current)
         self._segment = _Segment(self.folder / f"{number:020d}{_SUFFIX}", born_at_s=now_s)
+        # The newest segment knows all confirmations, so that an older one may go before the oldest.
+        self._marks = [number for sealed in self._sealed for number in sealed.confirmed]
         return self._segment
 
     def _seal(self, segment: _Segment) -> None:
         """Nothing more is written to this segment; it goes as soon as nothing in it is needed."""
         self._segment = None
-        self._disk.submit(_discard if segment.unconfirmed == 0 else _close_file, segment)
+        if segment.unconfirmed:
+            self._sealed.add(segment)
+            self._disk.submit(_close_file, segment)
+        else:
+            self._disk.submit(_discard, segment)
 
     def _refuse(self, group: list[tuple[int, bytes, Written]], error: OSError) -> None:
         self.refusals += 1
@@ -278,14 +289,18 @@ class Journal:
                     len(content.records),
                 )
             for number, payload in content.records.items():
-                if number not in confirmed:
+                if number in confirmed:
+                    segment.confirmed.append(number)
+                else:
                     self._recovered[number] = payload
                     self._unconfirmed[number] = segment
                     segment.unconfirmed += 1
             self._next_number = max(
                 self._next_number, _first_number(path) + 1, *(n + 1 for n in (*content.records, *content.confirmed))
             )
-            if segment.unconfirmed == 0:
+            if segment.unconfirmed:
+                self._sealed.add(segment)
+            else:
                 _discard(segment)
         self._recovered = dict(sorted(self._recovered.items()))
 
