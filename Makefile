@@ -49,6 +49,7 @@ lock: ## resolve all lock files anew (needs uv and the package index)
 	$(COMPILE) pyproject.toml --extra embedded --extra dev -U -o requirements.lock
 	printf 'setuptools\nopenai\n' | $(COMPILE) pyproject.toml - --extra embedded -c requirements.lock -o requirements-run.lock
 	echo setuptools | $(COMPILE) pyproject.toml - -c requirements.lock -o requirements-serve.lock
+	echo pip | $(COMPILE) - --no-annotate -o .ci/pip.lock
 	for version in 0.1.0 0.3.1; do \
 		echo "pareta==$$version" | $(COMPILE) - --no-annotate -o tests/clients/pareta-$$version.txt; done
 
