@@ -32,6 +32,7 @@ _DEFAULTS = SimulatorSettings()
 @click.option("--replica", default=_DEFAULTS.replica, help="Name shown in headers, models and stats.")
 @click.option("--dimensions", default=_DEFAULTS.dimensions, help="Length of an embedding.")
 @click.option("--api-key", default=None, help="Bearer token that /v1/* wants.", metavar="KEY")
+@click.option("--keep-alive-s", default=_DEFAULTS.keep_alive_s, help="Close idle connections after this; 0 never.")
 @click.option("--keep-bodies", is_flag=True, help="Let /sim/requests show prompts too.")
 def main(**flags: object) -> None:
     """Serve an OpenAI-compatible engine that simulates: it holds no model and makes its answers up."""

@@ -80,7 +80,9 @@ class Connection(asyncio.Protocol):
         "_handler",
         "_head_bytes",
         "_headers",
+        "_idle",
         "_keep_alive",
+        "_keep_alive_s",
         "_loop",
         "_parser",
         "_queue",
@@ -95,7 +97,9 @@ class Connection(asyncio.Protocol):
         "server_headers",
     )
 
-    def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop, server_headers: bytes) -> None:
+    def __init__(
+        self, handler: Handler, loop: asyncio.AbstractEventLoop, server_headers: bytes, keep_alive_s: float = 0.0
+    ) -> None:
         self._handler = handler
         self._loop = loop
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -103,6 +107,8 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Request] = deque()
         self._dribbler: Dribbler | None = None
         self._keep_alive = True
+        self._keep_alive_s = keep_alive_s
+        self._idle: asyncio.TimerHandle | None = None
         self._bodiless = False
         self.server_headers = server_headers
         self.answer: Answer | None = None
@@ -184,6 +190,8 @@ class Connection(asyncio.Protocol):
             self.close()
         elif self._queue:
             self._next()
+        else:
+            self._rest()
 
     def dribble(self, interval_s: float) -> "Dribbler":
         """From now on send single bytes, one each `interval_s`; returns what does it."""
@@ -223,6 +231,7 @@ class Connection(asyncio.Protocol):
         """A client connected."""
         self._transport = cast(asyncio.Transport, transport)
         self.number = self._handler.connected(self)
+        self._rest()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
@@ -251,6 +260,8 @@ class Connection(asyncio.Protocol):
         """The connection is gone: stop the answer."""
         self._transport = None
         self._dribbler = None
+        if self._idle is not None:
+            self._idle.cancel()
         self._queue.clear()
         self.abandon_answer()
         self._handler.lost(self)
@@ -309,7 +320,19 @@ class Connection(asyncio.Protocol):
 
     # --- own ---
 
+    def _rest(self) -> None:
+        """Nothing is asked: close after a while, as real servers do."""
+        if self._keep_alive_s > 0:
+            self._idle = self._loop.call_later(self._keep_alive_s, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self.busy:
+            self.close()
+
     def _next(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
         request = self._queue.popleft()
         self.busy = True
         self._keep_alive = request.keep_alive

@@ -26,6 +26,7 @@ from backends.simulator.refusal import ENGINE_FAILED, Refusal, error_object
 from backends.simulator.schema import GenerationRequest, Route, first_tool, read_options
 from backends.simulator.settings import SimulatorSettings
 from backends.simulator.stream import Stream
+from backends.simulator.structured import BadSchema
 from backends.simulator.wheel import Wheel
 from backends.simulator.whole import Whole
 from backends.simulator.work import Plan, Work
@@ -198,7 +199,10 @@ class Engine:
 
     def _plan(self, request: GenerationRequest, options: SimOptions, record: Record) -> Plan:
         settings = self.settings
-        choices = answer(request, options, seed=settings.seed, nonce=record.number, tokens=settings.tokens)
+        try:
+            choices = answer(request, options, seed=settings.seed, nonce=record.number, tokens=settings.tokens)
+        except BadSchema as error:
+            raise Refusal(400, str(error)) from None
         ttft_ms = settings.ttft_ms / settings.speed if options.ttft_ms is None else options.ttft_ms
         itl_ms = settings.itl_ms / settings.speed if options.itl_ms is None else options.itl_ms
         return Plan(

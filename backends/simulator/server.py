@@ -56,8 +56,12 @@ class Listener:
 
     async def open(self) -> None:
         """Listen. Raises: OSError."""
+        keep_alive_s = self._settings.keep_alive_s
         self._server = await self._loop.create_server(
-            lambda: Connection(self.engine, self._loop, self._headers), self._settings.host, self.port, backlog=_BACKLOG
+            lambda: Connection(self.engine, self._loop, self._headers, keep_alive_s),
+            self._settings.host,
+            self.port,
+            backlog=_BACKLOG,
         )
         self.port = self._server.sockets[0].getsockname()[1]
 

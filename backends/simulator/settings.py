@@ -32,6 +32,7 @@ class SimulatorSettings:
         replica: name shown in `/v1/models`, `/sim/stats`, `system_fingerprint` and the header `x-sim-replica`.
         dimensions: length of an embedding.
         api_key: if set, `/v1/*` wants it as a bearer token.
+        keep_alive_s: how long a connection may be idle before it is closed.
         keep_bodies: whether `/sim/requests` keeps prompts too.
     """
 
@@ -51,6 +52,7 @@ class SimulatorSettings:
     dimensions: int = 64
     api_key: str | None = None
     keep_bodies: bool = False
+    keep_alive_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -70,6 +72,7 @@ class SimulatorSettings:
             ("--max-concurrency", self.max_concurrency < 0, "must not be negative"),
             ("--max-queue", self.max_queue < 0, "must not be negative"),
             ("--overload-status", self.overload_status not in (429, 503), "must be 429 or 503"),
+            ("--keep-alive-s", not 0 <= self.keep_alive_s <= 86_400, "must be from 0 to 86400"),
             ("--dimensions", not 1 <= self.dimensions <= 4096, "must be from 1 to 4096"),
         ):
             if wrong:

@@ -1,7 +1,9 @@
 """Failures on demand: each fault does on the wire what its name says, streamed and not."""
 
 import json
+import random
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -300,3 +302,42 @@ def test_connections_are_refused_for_a_while() -> None:
             except ConnectionRefusedError:
                 assert time.monotonic() < give_up, "it never listened again"
                 time.sleep(0.05)
+
+
+def test_a_storm_of_faults_and_hang_ups_loses_no_account(simulator: SimulatorProcess) -> None:
+    """After hundreds of random faults and hang-ups at once: nothing runs, and the sums are those of the records."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    call(simulator, None, "/sim/requests", "DELETE")
+    jobs = []
+    for _ in range(400):
+        fault = rng.choice([None, None, None, *Fault])
+        sim = {"fail": fault, "tokens": rng.randrange(1, 60), "after_tokens": rng.randrange(20), "seconds": 0.05}
+        body = chat(stream=rng.random() < 0.7, n=rng.choice([1, 1, 3]), sim={**sim, "event_bytes": 1000})
+        jobs.append((request_bytes(body), rng.random() < 0.3, rng.random() * 0.1))
+
+    def work(part: list[tuple[bytes, bool, float]]) -> None:
+        for data, hangs_up, after_s in part:
+            with connected(simulator, 0.3) as sock:
+                sock.sendall(data)
+                if hangs_up:
+                    time.sleep(after_s)
+                else:
+                    read_answer(sock)
+
+    threads = [threading.Thread(target=work, args=(jobs[n::16],)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    give_up = time.monotonic() + 20
+    while (stats := get(simulator, "/sim/stats"))["active"]:
+        assert time.monotonic() < give_up, stats
+        time.sleep(0.05)
+    assert (stats["running"], stats["waiting"]) == (0, 0)
+    records = get(simulator, "/sim/requests?limit=5000")["requests"]
+    totals = stats["totals"]
+    assert len(records) == totals["requests"] == 400
+    assert sum(record["completion_tokens"] for record in records) == totals["completion_tokens"]
+    assert totals["finished"] + totals["cancelled"] + totals["failed"] == 400

@@ -21,6 +21,7 @@ from tests.integration.simulator_tools import MODEL, call, chat, connected, get,
         (["--tokens", "many"], "'many' is not a valid integer"),
         (["--overload-status", "418"], "--overload-status must be 429 or 503"),
         (["--model", "a", "--model", "a"], "--model names the same id twice"),
+        (["--keep-alive-s", "-2"], "--keep-alive-s must be"),
         (["--colour", "red"], "No such option"),
     ],
 )
@@ -113,6 +114,14 @@ def test_time_is_kept() -> None:
         started = time.monotonic()
         call(simulator, chat(max_tokens=6))
         assert time.monotonic() - started >= 0.19 + 5 * 0.02
+
+
+def test_idle_connections_are_closed_after_a_while() -> None:
+    """With --keep-alive-s a connection that asks nothing gets FIN; one that is being served does not."""
+    with running("--model", MODEL, "--keep-alive-s", "0.2") as simulator, connected(simulator) as sock:
+        sock.sendall(request_bytes(chat(sim={"ttft_ms": 500, "itl_ms": 0})))
+        assert read_answer(sock).status == 200
+        assert sock.recv(1) == b""
 
 
 def test_replicas_with_the_same_seed_answer_the_same() -> None:

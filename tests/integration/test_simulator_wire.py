@@ -200,6 +200,7 @@ def test_older_and_closing_clients_are_served(simulator: SimulatorProcess) -> No
         (request_bytes(None, "/health", "HEAD"), 200),
         (request_bytes(b"{nonsense"), 400),
         (request_bytes([]), 400),
+        (request_bytes(chat(response_format={"type": "json_schema", "json_schema": {"schema": {"enum": 5}}})), 400),
         (request_bytes({**chat(), "model": "unknown"}), 404),
         (request_bytes({**chat(), "model": 3}), 400),
         (request_bytes(chat(sim={"fail": "unheard_of"})), 400),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from backends.simulator.answer import Choice, answer, cut_at_stop
 from backends.simulator.options import SimOptions
 from backends.simulator.schema import read_chat, read_completion
+from backends.simulator.structured import BadSchema, json_answer
 from backends.simulator.tokens import count_tokens, tokenize
 
 CONTEXT = 8192
@@ -138,6 +139,15 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "list", "schema": schema}}
     (choice,) = choices(response_format=wanted, max_tokens=4000)
     assert "n" in json.loads(text_of(choice))
+
+
+def test_schemas_that_explode_or_make_no_sense_are_survived() -> None:
+    """Ten required self-references end all the same; a minimum that is a word is refused with a sentence."""
+    names = [f"p{n}" for n in range(10)]
+    explosive = {"type": "object", "required": names, "properties": {name: {"$ref": "#"} for name in names}}
+    assert isinstance(json_answer(explosive, 1, ""), dict)
+    with pytest.raises(BadSchema):
+        json_answer({"type": "integer", "minimum": "low"}, 1, "")
 
 
 def test_json_mode_gives_json() -> None:
