@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -211,9 +214,7 @@ async def test_a_full_disk_falls_back_to_redis(counter: CreditCounter, open_outb
     assert await spent(counter) == 180
 
 
-async def test_no_disk_and_no_redis_is_said(
-    counter: CreditCounter, redis: RedisService, open_outbox: Opener
-) -> None:
+async def test_no_disk_and_no_redis_is_said(counter: CreditCounter, redis: RedisService, open_outbox: Opener) -> None:
     """When neither the disk nor Redis takes a settlement, the caller is told, and it is still delivered later."""
     outbox = await open_outbox(undurable_wait_s=0.3)
     await hold(counter, "h")
@@ -273,3 +274,95 @@ async def test_a_settlement_that_makes_no_sense_is_refused(open_outbox: Opener) 
     with pytest.raises(ValueError, match="negative"):
         await outbox.record(end("h", -1))
     assert outbox.pending == 0
+
+
+WORKER = """
+import asyncio, itertools, os, sys
+from pathlib import Path
+from ledger.core.pricing import Quote
+from ledger.counter import Admission, CounterUnavailable, CreditCounter, Held, Settlement
+from ledger.journal import Journal
+from ledger.outbox import SettlementOutbox
+
+url, folder, told_path, life = sys.argv[1:]
+
+async def main():
+    counter = await CreditCounter.connect(url, epoch=1, timeout_s=0.5)
+    journal = await Journal.open(Path(folder), wait_s=5, segment_bytes=30_000)
+    outbox = SettlementOutbox(journal, counter)
+    await outbox.recover()
+    told = os.open(told_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    numbers = itertools.count()
+
+    async def client():
+        while True:
+            number = next(numbers)
+            hold, amount = f"{life}-{number}", number % 50
+            try:
+                held = await counter.admit(Admission(hold, "org_outboxoutbox", "f", Quote(50, 0), 0, 1.0))
+            except CounterUnavailable:
+                await asyncio.sleep(0.01)
+                continue
+            assert isinstance(held, Held)
+            await outbox.record(Settlement(hold, "org_outboxoutbox", amount))
+            os.write(told, f"{hold} {amount}\\n".encode())
+
+    print("ready", flush=True)
+    await asyncio.gather(*(client() for _ in range(16)))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_worker_killed_at_any_moment_charges_each_request_once(
+    counter: CreditCounter, redis: RedisService, open_outbox: Opener, tmp_path: Path
+) -> None:
+    """kill -9 of a worker at random moments, Redis killed in between: every settlement that was recorded is charged
+    exactly once and exactly, and holds that were left behind are reaped at nothing."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    told = tmp_path / "told"
+    await counter.grant(ORG, 2, 10**12)
+    for life in range(8):
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER, redis.url, str(tmp_path / "worker-0"), str(told), str(life)],
+            stdout=subprocess.PIPE,
+        )
+        assert worker.stdout is not None
+        assert await asyncio.to_thread(worker.stdout.readline) == b"ready\n"
+        await asyncio.sleep(dice.random() * 0.3)
+        if life in (3, 6):
+            await asyncio.to_thread(redis.kill)
+            await asyncio.sleep(dice.random() * 0.1)
+        worker.send_signal(signal.SIGKILL)
+        assert worker.wait() == -signal.SIGKILL
+        worker.stdout.close()
+        if life in (3, 6):
+            await asyncio.to_thread(redis.start)
+    outbox = await open_outbox()
+    await outbox.recover()
+    assert await outbox.drain(10) == 0
+    assert outbox.counts.unknown == 0
+    await asyncio.sleep(1.1)
+    while await counter.reap(1000):
+        pass
+    promised = dict(line.split() for line in told.read_text().splitlines())
+    booked: dict[str, list[tuple[str, int]]] = {}
+    after, seqs = "0-0", []
+    while events := await counter.read_events(0, after, count=10_000):
+        after = events[-1].id
+        seqs += [event.seq for event in events]
+        for event in events:
+            if event.kind != "grant":
+                booked.setdefault(event.hold, []).append((event.kind, event.amount_nanos))
+    assert len(promised) > 300
+    for hold, amount in promised.items():
+        # A settlement that waited out its hold's expiry in the journal would be a late one; here none does.
+        assert booked[hold] == [("settle" if int(amount) else "void", int(amount))], hold
+    assert {len(events) for events in booked.values()} == {1}
+    assert all(events[0][1] == 0 for hold, events in booked.items() if events[0][0] == "reap")
+    assert seqs == list(range(1, len(seqs) + 1))
+    account = await counter.account(ORG)
+    assert account.held_nanos == 0
+    assert account.spent_nanos == sum(amount for events in booked.values() for _, amount in events)
