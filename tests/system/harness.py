@@ -72,6 +72,7 @@ class Gateway:
     settings: Settings
     folder: Path
     simulators: list[SimulatorProcess]
+    redis: RedisService
     environment: Mapping[str, str] = field(default_factory=dict)
     expected_in_log: dict[str, dict[str, Any]] = field(default_factory=dict)
     _serve: Child | None = None
@@ -111,6 +112,11 @@ class Gateway:
         assert self._serve is not None
         return run_here(self._serve.stop(self.settings.drain_timeout_s + 30))
 
+    def begin_stop(self) -> asyncio.Task[int | None]:
+        """SIGTERM to the supervisor; its exit status is to be awaited."""
+        assert self._serve is not None
+        return asyncio.create_task(self._serve.stop(self.settings.drain_timeout_s + 30))
+
     def worker_is_ready(self, slot: int) -> bool:
         """Whether the worker has said that it serves."""
         return (self.settings.data_path / "run" / f"worker-{slot}.ready").exists()
@@ -132,6 +138,14 @@ class Gateway:
         assert pid, f"no worker runs in slot {slot}"
         os.kill(pid, number)
         return pid
+
+    def pause_redis(self) -> None:
+        """Redis stops answering, as behind a cut cable."""
+        os.kill(self.redis.pid, signal.SIGSTOP)
+
+    def resume_redis(self) -> None:
+        """Redis goes on as if nothing had been."""
+        os.kill(self.redis.pid, signal.SIGCONT)
 
     def memory_bytes(self) -> int:
         """Resident memory of all workers."""
@@ -448,7 +462,7 @@ def running_gateway(postgres: PostgresService, *, simulators: int = 2, **overrid
         cleanup.callback(postgres.drop_database, settings.database_url)
         run_apart(migrate_all(settings.database_url))
         run_apart(_open_books(settings))
-        gateway = Gateway(settings, folder, [])
+        gateway = Gateway(settings, folder, [], redis)
         cleanup.callback(_stop_all, gateway)
         gateway.simulators += [simulator_process.start(*simulator_flags(number)) for number in range(simulators)]
         gateway.start()

@@ -134,8 +134,9 @@ async def read_answer(
     """Read one response, until it is whole, broken, or the reader has had enough."""
     raw = before
     while True:
-        answer = parse(raw, None)
-        if answer is not None:
+        # Parsing everything again after each read of a long stream would cost more than the stream.
+        is_open_stream = b"\r\nTransfer-Encoding: chunked\r\n" in raw[:2048] and not raw.endswith(b"0\r\n\r\n")
+        if not is_open_stream and (answer := parse(raw, None)) is not None:
             return answer
         if leave_when is not None and (partial := parse(raw, "left")) is not None and leave_when(partial):
             return partial
