@@ -8,7 +8,6 @@ Exit statuses: 0 done; 1 refused or not found; 2 wrong usage or a wrong setting;
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -82,9 +81,6 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         return _explain(error, debug="--debug" in arguments)
     return status if isinstance(status, int) else 0

@@ -7,6 +7,7 @@ when the output is not a terminal, so that ids can be cut out with ordinary tool
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,6 @@ from gateway.core.state import Limits
 from ledger.core.money import format_usd
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 _UNBOUNDED_COLUMNS = 10_000
@@ -45,14 +45,14 @@ def show_record(
         _print_json(record)
         return
     sections = sections or {}
-    console = _console()
-    console.print(_lines({name: value for name, value in record.items() if name not in sections}, title=title))
+    tables = [_lines({name: value for name, value in record.items() if name not in sections}, title=title)]
     for name, columns in sections.items():
         content = record[name]
         if isinstance(content, Mapping):
-            console.print(_lines(content, title=name))
+            tables.append(_lines(content, title=name))
         elif content:
-            console.print(_table(content, columns=columns, title=name))
+            tables.append(_table(content, columns=columns, title=name))
+    _print_tables(*tables)
 
 
 def show_list(
@@ -62,9 +62,9 @@ def show_list(
     if place.as_json:
         _print_json(rows)
     elif not rows:
-        print(empty)
+        _write(f"{empty}\n")
     else:
-        _console().print(_table(rows, columns=columns, title=title))
+        _print_tables(_table(rows, columns=columns, title=title))
 
 
 def show_text(place: Answering, record: Mapping[str, Any], text: str) -> None:
@@ -72,7 +72,7 @@ def show_text(place: Answering, record: Mapping[str, Any], text: str) -> None:
     if place.as_json:
         _print_json(record)
     else:
-        print(text)
+        _write(f"{text}\n")
 
 
 def money(name: str, nanos: int) -> dict[str, Any]:
@@ -114,22 +114,34 @@ def _for_people(record: Mapping[str, Any]) -> dict[str, Any]:
     """Amounts that stand twice in a record (see :func:`money`) become one cell."""
     shown: dict[str, Any] = {}
     for name, value in record.items():
-        stem = name.removesuffix("_nanos")
-        if name.endswith("_usd") and f"{name.removesuffix('_usd')}_nanos" in record:
-            continue
-        if stem != name and f"{stem}_usd" in record:
-            shown[stem] = "-" if value is None else f"{record[f'{stem}_usd']} USD ({value} nano)"
-        else:
+        stem, _, unit = name.rpartition("_")
+        if unit == "nanos" and isinstance(dollars := record.get(f"{stem}_usd"), str):
+            shown[stem] = f"{dollars} USD ({value} nano)"
+        elif unit != "usd" or not isinstance(record.get(f"{stem}_nanos"), int):
             shown[name] = value
     return shown
 
 
-def _console() -> Console:
+def _print_tables(*tables: Table) -> None:
     from rich.console import Console
 
-    if sys.stdout.isatty():
-        return Console(highlight=False, markup=False)
-    return Console(highlight=False, markup=False, width=_UNBOUNDED_COLUMNS)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _UNBOUNDED_COLUMNS)
+    with console.capture() as captured:
+        for table in tables:
+            console.print(table)
+    _write(captured.get())
+
+
+def _print_json(value: Any) -> None:
+    _write(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, less) has seen enough, which is no failure of the command
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _cell(value: Any) -> str:
@@ -163,7 +175,3 @@ def _plain(value: Any) -> Any:
             return [_plain(item) for item in value]
         case _:
             return str(value)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(_plain(value), indent=2, ensure_ascii=False))

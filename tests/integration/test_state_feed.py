@@ -98,7 +98,7 @@ async def _table_reads(conn: AnyConnection, table: str) -> int:
     )
 
 
-# -- endpoints and prices -------------------------------------------------------------------------------------------
+# -- endpoints and prices --------------------------------------------------------------------------------------------
 
 
 async def test_the_feed_fulfils_the_port_of_the_hot_path(
@@ -190,7 +190,7 @@ async def test_the_key_of_a_backend_comes_from_a_file(
         assert "s3cret" not in repr(endpoint)
 
 
-# -- keys -----------------------------------------------------------------------------------------------------------
+# -- keys ------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_key_is_read_once_and_then_remembered(
@@ -371,7 +371,7 @@ async def test_a_million_keys_neither_slow_the_start_nor_fill_the_memory(
         assert feed.key(minted[0][0].id) is None
 
 
-# -- the network fails ----------------------------------------------------------------------------------------------
+# -- the network fails -----------------------------------------------------------------------------------------------
 
 
 async def test_a_killed_listening_connection_is_replaced_and_nothing_is_missed(

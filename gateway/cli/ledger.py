@@ -1,0 +1,106 @@
+"""ledger audit: the proof that the books are right.
+
+Floor: cli.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gateway.cli.balance import open_counter
+from gateway.cli.main import DIFFERENCES, UNREACHABLE
+from gateway.cli.output import money, show_record
+from gateway.cli.place import Place, operator
+from ledger.audit import AuditReport
+from ledger.audit import audit as audit_books
+from ledger.postgres import Ledger
+
+
+@click.group()
+def ledger() -> None:
+    """The books."""
+
+
+@ledger.command()
+@click.option("--books-only", is_flag=True, help="Leave out the comparison of Postgres with Redis.")
+@click.option(
+    "--quiet-timeout",
+    "quiet_timeout_s",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="How long to wait for a moment in which everything in Redis is booked.",
+)
+@operator
+async def audit(place: Place, /, books_only: bool, quiet_timeout_s: float) -> None:
+    """Recompute every balance from its transfers and every charge from its usage and its price card.
+
+    Exit status 0: everything was looked at and nothing differs. 3: differences. 4: nothing differs, but not everything
+    could be looked at.
+    """
+    if not books_only and not place.settings.redis_url:
+        raise click.UsageError("The audit compares Redis, too: give --redis-url, or --books-only.")
+    async with place.pool() as pool:
+        if books_only:
+            report = await audit_books(pool, None)
+        else:
+            async with open_counter(place, Ledger(pool)) as counter:
+                report = await audit_books(pool, counter, quiet_timeout_s=quiet_timeout_s)
+    _show(place, report)
+    if not report.clean:
+        raise click.exceptions.Exit(DIFFERENCES)
+    if report.skipped and not books_only:
+        for skipped in report.skipped:
+            click.echo(f"error: not looked at: {skipped}", err=True)
+        raise click.exceptions.Exit(UNREACHABLE)
+
+
+def _show(place: Place, report: AuditReport) -> None:
+    verdict = "no difference" if report.clean else f"{report.difference_count} differences"
+    show_record(
+        place,
+        {
+            "verdict": verdict,
+            "organizations": report.organizations,
+            "top_ups": report.top_ups,
+            "grants": report.grants,
+            "transfers": report.transfers,
+            "usage_events": report.usage_events,
+            "redis_accounts": report.redis_accounts,
+            **money("paid_in", report.paid_in_nanos),
+            **money("charged", report.charged_nanos),
+            **money("shortfall", report.shortfall_nanos),
+            "seconds": round(report.seconds, 3),
+            "difference_count": report.difference_count,
+            "skipped": report.skipped,
+            "checks": [
+                {"check": check.name, "promise": check.promise, "verdict": _verdict(check.count, check.skipped)}
+                for check in report.checks
+            ],
+            "differences": [_difference(difference) for difference in report.differences],
+        },
+        title="Audit",
+        sections={
+            "checks": ("check", "promise", "verdict"),
+            "differences": ("check", "subject", "expected", "found", "note"),
+        },
+    )
+
+
+def _verdict(count: int, skipped: str) -> str:
+    if count:
+        return f"{count} differences"
+    return "not looked at" if skipped else "holds"
+
+
+def _difference(difference: Any) -> dict[str, Any]:
+    return {
+        "check": difference.check,
+        "subject": difference.subject,
+        "expected": difference.expected,
+        "found": difference.found,
+        "note": difference.note,
+    }
