@@ -50,7 +50,6 @@ class Spec:
     environment: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
     log: Path | None = None
-    pipe_output: bool = False
 
 
 class Child:
@@ -65,12 +64,6 @@ class Child:
     def pid(self) -> int:
         """Its process id."""
         return self._popen.pid
-
-    @property
-    def stdout(self) -> IO[bytes]:
-        """What it prints, when the spec asked for a pipe."""
-        assert self._popen.stdout is not None, "the spec did not ask for a pipe"
-        return self._popen.stdout
 
     def exit_status(self) -> int | None:
         """Its exit status (negative: the signal that ended it), or ``None`` while it runs."""
@@ -89,13 +82,29 @@ class Child:
 
     async def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for its end. Returns the exit status, or ``None`` when the time is over first."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while (status := self.exit_status()) is None:
-            if deadline is not None and time.monotonic() >= deadline:
-                return None
-            await asyncio.sleep(_POLL_S)
-        self._close()
-        return status
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._end()
+        return self.exit_status()
+
+    async def _end(self) -> None:
+        """Return when it has ended. While this waits nothing wakes up, where the system can tell (Linux)."""
+        if self.exit_status() is not None:
+            return
+        try:
+            # It was not reaped, so the number is still its own.
+            handle = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):
+            while self.exit_status() is None:  # noqa: ASYNC110 (there is no event to wait for)
+                await asyncio.sleep(_POLL_S)
+            return
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            loop.add_reader(handle, ended.set)
+            await ended.wait()
+        finally:
+            loop.remove_reader(handle)
+            os.close(handle)
 
     async def stop(self, grace_s: float) -> int | None:
         """Ask it to end, wait, and kill what is left."""
@@ -108,10 +117,6 @@ class Child:
         """End it at once."""
         self.signal(signal.SIGKILL)
         await self.wait()
-
-    def _close(self) -> None:
-        if self._popen.stdout is not None:
-            self._popen.stdout.close()
 
 
 def _spawn(spec: Spec) -> subprocess.Popen[bytes]:
@@ -128,7 +133,7 @@ def _spawn(spec: Spec) -> subprocess.Popen[bytes]:
             env={**os.environ, **spec.environment},
             cwd=spec.folder,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if spec.pipe_output else out,
+            stdout=out,
             stderr=out,
             # A terminal's Ctrl-C goes to the whole foreground group; only the parent shall hear it and drain.
             start_new_session=True,
