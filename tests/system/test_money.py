@@ -196,7 +196,9 @@ async def test_two_thousand_mixed_requests_balance_to_the_nano(gateway: Gateway)
         assert before[org_id] - await gateway.balance_nanos(org_id) == charged[org_id]
         assert (account.held_nanos, account.spent_nanos) == (0, charged[org_id])
         assert account.available_nanos == account.granted_nanos - charged[org_id]
-    await gateway.audit()
+    report = await gateway.audit()
+    assert report.usage_events > REQUESTS / 2
+    await gateway.audit_by_command()
 
 
 def check_charge(shot: Shot, receipt: Any, records: list[dict[str, Any]]) -> None:
