@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -42,8 +43,8 @@ class StreamRewriter:
     """
 
     __slots__ = (
-        "_begun", "_content_key", "_deltas", "_last_usage_event", "_lead", "_limit_bytes", "_no_usage", "_open_text",
-        "_request", "_tail", "_text_key", "_trail", "_usage", "done", "finish_reasons",
+        "_begun", "_content_key", "_deltas", "_is_total", "_last_usage_event", "_lead", "_limit_bytes", "_no_usage",
+        "_open_text", "_request", "_tail", "_text_key", "_trail", "_usage", "done", "finish_reasons",
     )  # fmt: skip
 
     def __init__(self, request: InferenceRequest, *, limit_bytes: int) -> None:
@@ -54,6 +55,7 @@ class StreamRewriter:
         self._trail: re.Pattern[bytes] | None = None
         self._usage: TokenUsage | None = None
         self._last_usage_event: bytes | None = None
+        self._is_total = False
         self._deltas = 0
         self._begun: set[int] = set()
         self.done = False
@@ -130,6 +132,10 @@ class StreamRewriter:
             if b'"usage"' in event:
                 parsed = orjson.loads(event[event.index(b"{") :])
                 self._usage = read_usage(parsed.get("usage")) or self._usage
+        if self._request.completions > 1 and self._usage is not None and not self._is_total:
+            # With several choices engines report the running count of one of them. Each delta is a token at least.
+            completion = max(self._usage.completion, self._deltas)
+            return Observed(replace(self._usage, completion=completion, reported=False), self._deltas)
         return Observed(self._usage, self._deltas)
 
     # -- the slow road: parse, keep what is known, write anew ----------------------------------------------------------
@@ -149,13 +155,14 @@ class StreamRewriter:
             raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
         if chunk.get("error"):
             raise BackendFailure(FailureCode.BROKEN, Phase.BODY)
+        choices = chunk.get("choices")
+        if not isinstance(choices, list):
+            raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
         usage = read_usage(chunk.get("usage"))
         if usage is not None:
             self._usage = usage
             self._last_usage_event = None
-        choices = chunk.get("choices")
-        if not isinstance(choices, list):
-            raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
+            self._is_total = not choices
         out = b"".join([self._choice(choice) for choice in choices])
         self._learn(event, choices)
         return out

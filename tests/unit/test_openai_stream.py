@@ -156,6 +156,18 @@ def test_two_choices_become_chunks_of_one() -> None:
         assert mine[-1] == {"index": index, "delta": {}, "finish_reason": "stop"}
 
 
+def test_several_choices_are_counted_together_when_cut_short() -> None:
+    """Engines report one choice's count at a time; a hang-up is billed for the deltas of all."""
+    rewriter = StreamRewriter(request(completions=3), limit_bytes=1 << 20)
+    for count in range(1, 5):
+        for index in range(3):
+            event = upstream({"content": "x"}, tokens=count).replace(b'"index":0', b'"index":%d' % index)
+            rewriter.feed(event)
+    usage = rewriter.observed().usage
+    assert usage is not None
+    assert (usage.prompt, usage.completion, usage.reported) == (9, 12, False)
+
+
 def test_tool_calls_pass_with_known_fields_only() -> None:
     """Tool call deltas arrive whole, without what an engine adds to them."""
     call = {
