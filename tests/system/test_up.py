@@ -134,19 +134,27 @@ async def test_kill_9_of_up_leaves_no_orphans_and_no_damage(folder: Path, start_
     assert second.stop() == 0
 
 
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Stack]:
+    """A stack whose parts are killed one after the other."""
+    path = private_folder("mortal")
+    running = Stack.start(path, workers=2)
+    yield running
+    running.end()
+    remove(path)
+
+
 @pytest.mark.parametrize("victim", ["worker-0", "reconciler", "simulator", "redis", "postgres"])
-async def test_whoever_dies_is_started_again(folder: Path, victim: str, start_stack: StartStack) -> None:
+async def test_whoever_dies_is_started_again(mortal: Stack, victim: str) -> None:
     """kill -9 of any part: it comes back by itself, completions succeed again, and the books are clean."""
-    running = start_stack(folder, workers=2)
-    await complete(running)
-    pid = running.pids()[victim]
+    await completes_again(mortal)
+    pid = mortal.pids()[victim]
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: running.pids().get(victim, pid) != pid, 60)
-    await completes_again(running)
-    assert running.cli("ledger", "audit")["differences"] == []
+    await until(lambda: mortal.pids().get(victim, pid) != pid, 60)
+    await completes_again(mortal)
+    assert mortal.cli("ledger", "audit")["differences"] == []
     if victim in ("worker-0", "reconciler"):
-        await until(lambda: running.run_file["pids"].get(victim) not in (None, pid))
-    assert running.stop() == 0
+        await until(lambda: mortal.run_file["pids"].get(victim) not in (None, pid))
 
 
 async def test_sigterm_lets_a_running_stream_finish(folder: Path, start_stack: StartStack) -> None:
