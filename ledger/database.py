@@ -31,6 +31,7 @@ CONNECT_TIMEOUT_S = 10.0
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,  # 08: the connection broke
     asyncpg.InterfaceError,  # the driver noticed first
+    asyncpg.InternalClientError,  # the server died between two messages, and the driver's own states disagree
     asyncpg.OperatorInterventionError,  # 57: shutdown, crash, cancelled by a deadline
     asyncpg.InsufficientResourcesError,  # 53: disk full, too many connections
     asyncpg.TransactionRollbackError,  # 40: deadlock, serialization

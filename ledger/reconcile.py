@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from ledger.batches import BatchWriter, Booked, EventRefused, Term
 from ledger.booking import Plan, Position, plan, quarantine
@@ -130,14 +131,18 @@ class ShardReconciler:
             await self._trim(desk)
             self.status.leading = True
             self.status.last_error = ""
+            told_to_stop = asyncio.create_task(stop.wait())
             try:
                 while not stop.is_set():
-                    await self._turn(desk)
+                    desk.ahead = desk.ahead or asyncio.create_task(self._read(desk.at, IDLE_BLOCK_MS))
+                    await asyncio.wait([desk.ahead, told_to_stop], return_when=asyncio.FIRST_COMPLETED)
+                    if desk.ahead.done():
+                        await self._turn(desk, desk.ahead.result())
             finally:
-                await _end(desk.ahead)
+                await _call_off(told_to_stop)
+                await _call_off(desk.ahead)
 
-    async def _turn(self, desk: _Desk) -> None:
-        read = await (desk.ahead or self._read(desk.at, IDLE_BLOCK_MS))
+    async def _turn(self, desk: _Desk, read: _Read) -> None:
         desk.ahead = None
         if read.events:
             if len(read.events) >= self._batch_events:  # catching up: read on while Postgres works
@@ -322,8 +327,8 @@ class Reconciler:
         await self._drift.step()
 
 
-async def _end(task: asyncio.Task[_Read] | None) -> None:
-    """Call off what was read ahead; whatever it met will be met again."""
+async def _call_off(task: asyncio.Task[Any] | None) -> None:
+    """End a task whose outcome does not matter any more: what it met will be met again."""
     if task is not None:
         task.cancel()
         await asyncio.wait([task])
