@@ -13,7 +13,8 @@ from gateway.cli.output import money
 from gateway.cli.place import Place
 from ledger.counter import CreditCounter
 from ledger.counter_values import AccountState, CounterUnavailable
-from ledger.postgres import Ledger
+from ledger.errors import UnknownAccount
+from ledger.postgres import Credit, Ledger
 
 
 @asynccontextmanager
@@ -41,7 +42,7 @@ async def credit_record(place: Place, ledger: Ledger, org_id: str) -> dict[str, 
     ``as_of`` is ``counter`` when Redis was asked, ``books`` when only Postgres could be: then what the reconciler has
     not booked yet is missing, and so is what is held.
     """
-    books = await ledger.credit(org_id)
+    books = await _books(ledger, org_id)
     pending = await ledger.pending_grants(org_id)
     account = await _account(place, ledger, org_id)
     if account is None:
@@ -61,6 +62,22 @@ async def credit_record(place: Place, ledger: Ledger, org_id: str) -> dict[str, 
         "top_ups": books.top_ups,
         "as_of": "books" if account is None else "counter",
     }
+
+
+async def _books(ledger: Ledger, org_id: str) -> Credit:
+    """The booked credit; an organization whose accounts were not opened yet has nothing."""
+    try:
+        return await ledger.credit(org_id)
+    except UnknownAccount:
+        return Credit(
+            org_id=org_id,
+            topped_up_nanos=0,
+            available_nanos=0,
+            escrow_nanos=0,
+            charged_nanos=0,
+            pending_grant_nanos=0,
+            top_ups=0,
+        )
 
 
 async def _account(place: Place, ledger: Ledger, org_id: str) -> AccountState | None:

@@ -70,7 +70,6 @@ async def show(place: Place, /, reference: str) -> None:
     async with place.control() as conn:
         organization = await organizations.find(conn, reference)
     async with place.ledger() as ledger:
-        await ledger.open_accounts(organization.id)
         record = await credit_record(place, ledger, organization.id)
         payments = [_record(top_up) for top_up in await ledger.top_ups(organization.id)]
     show_record(

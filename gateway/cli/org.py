@@ -60,7 +60,6 @@ async def show(place: Place, /, reference: str) -> None:
     async with place.control() as conn:
         organization = await organizations.find(conn, reference)
     async with place.ledger() as ledger:
-        await ledger.open_accounts(organization.id)
         credit = await credit_record(place, ledger, organization.id)
     del credit["org_id"]
     show_record(place, {**_record(organization), "credit": credit}, title="Organization", sections={"credit": ()})

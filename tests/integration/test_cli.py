@@ -463,6 +463,25 @@ def test_a_receipt_and_the_spent_credit(run: Run, ask: Callable[..., Any], org: 
     run("receipt", "nonsense").fails(cli_main.REFUSED, "not a request id")
 
 
+def test_to_show_changes_nothing(ask: Callable[..., Any], org: str, servers: Servers) -> None:
+    """An organization without accounts (its creation broke off half-way) is shown as empty, and stays as it is."""
+
+    async def orphan() -> str:
+        async with connected(servers.database_url) as conn:
+            return (await organizations.create(conn, "Half made"))[0].id
+
+    async def accounts(org_id: str) -> int:
+        async with connected(servers.database_url) as conn:
+            return int(await conn.fetchval("SELECT count(*) FROM ledger.account WHERE org_id = $1", org_id))
+
+    org_id = asyncio.run(orphan())
+    assert ask("credit", "show", org_id)["left_nanos"] == 0
+    assert ask("org", "show", org_id)["credit"]["paid_in_usd"] == "0.00"
+    assert asyncio.run(accounts(org_id)) == 0
+    assert ask("org", "create", "Half made")["created"] is False  # the retry that completes it
+    assert asyncio.run(accounts(org_id)) == 2
+
+
 # -- endpoints and prices --------------------------------------------------------------------------------------------
 
 
