@@ -53,6 +53,16 @@ async def completes_again(stack: Stack) -> None:
     await complete(stack)
 
 
+async def ready_again(stack: Stack) -> None:
+    """Wait until every part says that it is there."""
+    async with aiohttp.ClientSession() as client, asyncio.timeout(60):
+        while True:
+            async with client.get(f"{stack.admin_url}/readyz") as answer:
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
 def credit_nanos(stack: Stack) -> int:
     """What the demo organization has left, to the nano."""
     shown = stack.cli("credit", "show", stack.run_file["organization"])
@@ -151,6 +161,7 @@ async def test_whoever_dies_is_started_again(mortal: Stack, victim: str) -> None
     pid = mortal.pids()[victim]
     os.kill(pid, signal.SIGKILL)
     await until(lambda: mortal.pids().get(victim, pid) != pid, 60)
+    await ready_again(mortal)
     await completes_again(mortal)
     assert mortal.cli("ledger", "audit")["differences"] == []
     if victim in ("worker-0", "reconciler"):
