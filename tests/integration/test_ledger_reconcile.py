@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from datetime import date
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 from redis.asyncio import Redis
 
 from ledger import batches
+from ledger.audit import audit
 from ledger.booking import plan
 from ledger.core.meters import Meter
+from ledger.core.money import MAX_GRANT_NANOS
 from ledger.core.pricing import charge_nanos
 from ledger.counter import Beat, CounterUnavailable, Settled, Settlement
+from ledger.counter_values import ShardMeta
 from ledger.drift import DriftWatch
 from ledger.epochs import EpochMismatch
 from ledger.errors import Fenced
+from ledger.grants import grant_waiting
 from ledger.partitions import MonthKeeper
 from ledger.terms import try_take
 from tests.integration.ledger_world import ORG, USD, World, new_request_id, opened_world, reconciling
@@ -375,3 +382,45 @@ async def test_shards_are_booked_side_by_side(fresh_database: FreshDatabase, red
         for org in orgs:
             assert (await world.ledger.balance(org)).escrow_nanos == 100 * USD - 3 * charge_nanos(world.card, METERS)
         assert reconciler.last_error == ""
+
+
+async def test_credit_beyond_the_cap_of_a_grant_follows_when_there_is_room(world: World) -> None:
+    """What Redis cannot hold waits in Postgres and is granted as soon as charges have made room."""
+    await world.ledger.top_up(ORG, MAX_GRANT_NANOS, "second")
+    assert (await world.ledger.balance(ORG)).available_nanos == 100 * USD
+    await world.ledger.deliver_grants(world.counter)
+    await world.counter.settle(Settlement(await world.hold(fixed=300 * USD), ORG, 300 * USD, info=world.info({})))
+    async with reconciling(world), asyncio.timeout(20):
+        await world.booked(within_s=10)
+        assert await grant_waiting(world.pool, epoch=1) == 1
+        while await world.ledger.pending_grants():
+            await asyncio.sleep(0.02)
+    assert (await world.ledger.balance(ORG)).available_nanos == 0
+    assert (await world.counter.account(ORG)).available_nanos == MAX_GRANT_NANOS - 200 * USD
+
+
+async def test_shards_begun_by_half_are_finished(fresh_database: FreshDatabase, redis_service: RedisService) -> None:
+    """A start that was cut off between two shards goes on where it stopped."""
+    async with Redis.from_url(redis_service.url) as client:
+        await client.hset("pareta:{0}:meta", "epoch", 1)
+    async with opened_world(fresh_database(), redis_service.url, shards=2) as world:
+        assert [await world.counter.meta(shard) for shard in range(2)] == [ShardMeta(1, 0), ShardMeta(1, 0)]
+
+
+async def test_an_ordinary_role_is_enough(fresh_database: FreshDatabase, redis_service: RedisService) -> None:
+    """Migrations, top-ups, the reconciler and the audit run under a role that only owns its schema."""
+    url = urlsplit(fresh_database())
+    role, database = f"plain_{os.getpid()}", url.path.strip("/")
+    admin = await asyncpg.connect(url.geturl())
+    await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'plain'; GRANT CREATE ON DATABASE {database} TO {role}")
+    plain = url._replace(netloc=f"{role}:plain@{url.hostname}:{url.port}").geturl()
+    try:
+        async with opened_world(plain, redis_service.url) as world:
+            await world.fund()
+            await world.spend(METERS)
+            await world.booked()
+            report = await audit(world.pool, world.counter)
+            assert (report.differences, report.skipped, report.usage_events) == ([], [], 1)
+    finally:
+        await admin.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+        await admin.close()
