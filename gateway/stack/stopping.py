@@ -1,4 +1,4 @@
-"""The wish to stop: SIGINT and SIGTERM as something to wait for.
+"""The wish to stop: SIGINT, SIGTERM and a closed terminal as something to wait for.
 
 Floor: stack.
 """
@@ -27,10 +27,11 @@ class StopRequest:
         self._hurry = asyncio.Event()
 
     def listen(self) -> None:
-        """Take over SIGINT and SIGTERM of this process."""
+        """Take over SIGINT, SIGTERM and, unless it is ignored (nohup), SIGHUP of this process."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.ask)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self.ask)
 
     def ask(self) -> None:
         """Ask to stop; ask again to hurry."""
