@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli.output import money
 from gateway.cli.place import Place
-from ledger.counter import CreditCounter
 from ledger.counter_values import AccountState, CounterUnavailable
 from ledger.errors import UnknownAccount
 from ledger.postgres import Credit, Ledger
+
+if TYPE_CHECKING:
+    from ledger.counter import CreditCounter
 
 
 @asynccontextmanager
@@ -27,6 +29,8 @@ async def open_counter(place: Place, ledger: Ledger) -> AsyncIterator[CreditCoun
     settings = place.settings
     if not settings.redis_url:
         raise CounterUnavailable("unreachable", "no Redis is known; give --redis-url")
+    from ledger.counter import CreditCounter  # late: the driver takes as long to import as all the rest
+
     counter = await CreditCounter.connect(
         settings.redis_url, shards=settings.shards, epoch=await ledger.epoch(), timeout_s=settings.redis_timeout_s
     )
