@@ -30,6 +30,7 @@ from ledger.counter_values import (
     AccountState,
     Admission,
     Beat,
+    Claimed,
     Closing,
     CounterUnavailable,
     Extended,
@@ -42,6 +43,7 @@ from ledger.counter_values import (
     OutOfCredit,
     RateLimit,
     RateLimited,
+    Recalled,
     Settled,
     Settlement,
     ShardMeta,
@@ -55,6 +57,7 @@ from ledger.counter_words import (
     hold_words,
     read_event,
     read_hold,
+    read_recall,
     read_settle,
     read_void,
     settle_words,
@@ -65,6 +68,7 @@ __all__ = [
     "AccountState",
     "Admission",
     "Beat",
+    "Claimed",
     "Closing",
     "CounterUnavailable",
     "CreditCounter",
@@ -78,6 +82,7 @@ __all__ = [
     "OutOfCredit",
     "RateLimit",
     "RateLimited",
+    "Recalled",
     "Settled",
     "Settlement",
     "ShardMeta",
@@ -138,10 +143,10 @@ class CreditCounter:
 
     # Holds
 
-    async def admit(self, admission: Admission) -> Held | OutOfCredit | RateLimited | HoldConflict:
+    async def admit(self, admission: Admission) -> Held | OutOfCredit | RateLimited | HoldConflict | Claimed:
         """Take a hold: limits and credit in one step. Nothing is written unless the answer is ``Held``.
 
-        Precedence: the same hold again (its recorded answer), conflict, limits, credit.
+        Precedence: the same hold again (its recorded answer), conflict, the claim, limits, credit.
 
         Raises:
             CounterUnavailable: nobody knows; should the hold have been taken, the counter voids it.
@@ -154,6 +159,14 @@ class CreditCounter:
         except asyncio.CancelledError:
             collector.abandon(answer, admission)
             raise
+
+    async def recall(self, org_id: str, claim: str, fingerprint: str) -> Recalled | None:
+        """What an idempotency key stands for; ``None`` if it is free.
+
+        Raises:
+            CounterUnavailable: nobody knows.
+        """
+        return read_recall(await self._collector_of(org_id).ask(("recall", org_id, claim, fingerprint)))
 
     async def settle(self, settlement: Settlement) -> Settled | UnknownHold:
         """End a hold with a charge of min(amount, what it held + what is available). A repeat is harmless.

@@ -69,6 +69,8 @@ class Admission:
     rates: tuple[RateLimit, ...] = ()
     opens: tuple[OpenLimit, ...] = ()
     info: bytes = b"{}"
+    claim: str | None = None
+    """Name of the client's idempotency key, if it sent one: only one hold at a time may be taken under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,25 @@ class HoldConflict:
     """The id was used: for another fingerprint, or for a hold that is over (settled, voided, reaped)."""
 
 
+ClaimState = Literal["done", "running", "mismatch"]
+"""Of an idempotency key: its outcome is kept; its hold is open; it was used for another request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """No hold was taken, because the idempotency key stands for another one."""
+
+    state: ClaimState
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What an idempotency key stands for. ``outcome`` is what the settlement kept; empty if it was too large."""
+
+    state: ClaimState
+    outcome: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """The end of a hold.
@@ -128,6 +149,8 @@ class Settlement:
         refunds: units to give back to rate limits, ``(name, units)``, applied once.
         opens: names of its open limits; only needed when the counter does not know the hold (any more).
         info: JSON of the usage, handed on in the event.
+        claim: the idempotency key to end together with the hold.
+        outcome: what is kept under it; ``None`` gives the key back.
     """
 
     hold_id: str
@@ -136,6 +159,8 @@ class Settlement:
     refunds: tuple[tuple[str, int], ...] = ()
     opens: tuple[str, ...] = ()
     info: bytes = b"{}"
+    claim: str | None = None
+    outcome: str | None = None
 
 
 SettleVerdict = Literal["fresh", "repeated", "late"]

@@ -13,12 +13,15 @@ from ledger.core.pricing import UNITS_PER_RATE, Quote, hold_nanos
 from ledger.counter_values import (
     Admission,
     Beat,
+    Claimed,
+    ClaimState,
     Held,
     HoldConflict,
     LedgerEvent,
     LimitState,
     OutOfCredit,
     RateLimited,
+    Recalled,
     Settled,
     Settlement,
     SettleVerdict,
@@ -36,7 +39,9 @@ MAX_TOKENS = 2**31
 MAX_INFO_BYTES = 16 * 1024
 MAX_NAME_LETTERS = 200
 MAX_LIMITS = 16
+MAX_OUTCOME_LETTERS = 128 * 1024
 
+_CLAIM_STATES: tuple[ClaimState, ...] = ("done", "running", "mismatch")
 _VERDICTS: tuple[SettleVerdict, ...] = ("fresh", "repeated", "late")
 
 
@@ -68,13 +73,15 @@ def hold_words(a: Admission) -> tuple[Any, ...]:
         [_rate_words(r.name, r.per_minute, r.cost) for r in a.rates] if a.rates else (),
         [(_name(o.name), o.at_most) for o in a.opens] if a.opens else (),
         _info(a.info),
+        (_name(a.claim),) if a.claim else (),
     )
 
 
 def undo_words(a: Admission) -> tuple[Any, ...]:
     """The void that releases an admission nobody owns, with all that its rate limits took."""
     refunds = [(r.name, min(r.cost, MAX_PER_MINUTE)) for r in a.rates]
-    return ("void", a.hold_id, a.org_id, 0, refunds, [o.name for o in a.opens], _info(a.info))
+    claim = (a.claim,) if a.claim else ()
+    return ("void", a.hold_id, a.org_id, 0, refunds, [o.name for o in a.opens], _info(a.info), claim)
 
 
 def settle_words(s: Settlement, name: str) -> tuple[Any, ...]:
@@ -87,7 +94,12 @@ def settle_words(s: Settlement, name: str) -> tuple[Any, ...]:
         raise ValueError("A settlement needs ids and an amount that is not negative.")
     refunds = [(_name(rate), min(max(units, 0), MAX_PER_MINUTE)) for rate, units in s.refunds] if s.refunds else ()
     amount = min(s.amount_nanos, MOST_NANOS)
-    return (name, s.hold_id, s.org_id, amount, refunds, s.opens, _info(s.info))
+    if s.outcome is not None and len(s.outcome) > MAX_OUTCOME_LETTERS:
+        raise ValueError(f"An outcome that is kept has at most {MAX_OUTCOME_LETTERS} letters.")
+    claim: tuple[str, ...] = ()
+    if s.claim:
+        claim = (_name(s.claim),) if s.outcome is None else (_name(s.claim), s.outcome)
+    return (name, s.hold_id, s.org_id, amount, refunds, s.opens, _info(s.info), claim)
 
 
 def beat_words(beats: Sequence[Beat]) -> tuple[Any, ...]:
@@ -101,7 +113,7 @@ def beat_words(beats: Sequence[Beat]) -> tuple[Any, ...]:
     )
 
 
-def read_hold(answer: list[Any], a: Admission) -> Held | OutOfCredit | RateLimited | HoldConflict:
+def read_hold(answer: list[Any], a: Admission) -> Held | OutOfCredit | RateLimited | HoldConflict | Claimed:
     """The script's answer to an admission."""
     code = answer[0]
     if code == 0:
@@ -111,7 +123,16 @@ def read_hold(answer: list[Any], a: Admission) -> Held | OutOfCredit | RateLimit
     if code == 2:
         names = [r.name for r in a.rates] + [o.name for o in a.opens]
         return RateLimited(names[answer[1]], answer[2] / 1000, _limits(answer, 4, a), bool(answer[3]))
+    if code == 4:
+        return Claimed(_CLAIM_STATES[answer[1]])
     return HoldConflict()
+
+
+def read_recall(answer: list[Any]) -> Recalled | None:
+    """The script's answer to a recall; ``None`` if the key is free."""
+    if answer[0] == 3:
+        return None
+    return Recalled(_CLAIM_STATES[answer[0]], answer[1] if answer[0] == 0 else "")
 
 
 def read_settle(answer: list[Any]) -> Settled | UnknownHold:

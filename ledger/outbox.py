@@ -391,6 +391,8 @@ def _encode(settlement: Settlement) -> bytes:
                 "refunds": settlement.refunds,
                 "opens": settlement.opens,
                 "info": settlement.info.decode(),
+                "claim": settlement.claim,
+                "outcome": settlement.outcome,
             }
         )
     except TypeError as error:
@@ -406,6 +408,9 @@ def _decode(payload: bytes) -> Settlement:
         refunds=tuple((name, units) for name, units in row["refunds"]),
         opens=tuple(row["opens"]),
         info=row["info"].encode(),
+        # Records of a version without idempotency keys lack these.
+        claim=row.get("claim"),
+        outcome=row.get("outcome"),
     )
     settle_words(settlement, "settle")
     return settlement

@@ -227,6 +227,41 @@ def endpoint_not_ready(*, retry_after_s: int | None) -> ApiError:
     )
 
 
+def idempotency_mismatch() -> ApiError:
+    """The key was used for another request."""
+    return ApiError(
+        422,
+        "invalid_request_error",
+        "idempotency_key_reused",
+        "This Idempotency-Key was used for another request. Use a new key for a new request.",
+        "Idempotency-Key",
+    )
+
+
+def idempotency_busy() -> ApiError:
+    """The first request of that key is still running."""
+    return ApiError(
+        409,
+        "conflict_error",
+        "busy",
+        "A request with this Idempotency-Key is still running. Try again in a moment.",
+        "Idempotency-Key",
+        retry_after_s=1,
+    )
+
+
+def idempotency_not_kept() -> ApiError:
+    """The first request was answered and charged, but its answer was too large to be kept."""
+    return ApiError(
+        409,
+        "conflict_error",
+        "outcome_not_kept",
+        "This Idempotency-Key was answered before, and the answer was too large to be kept. Use a new key.",
+        "Idempotency-Key",
+        should_retry=False,
+    )
+
+
 def no_price() -> ApiError:
     """The operator set no price: work without a price is never let in."""
     return ApiError(

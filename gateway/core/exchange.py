@@ -28,6 +28,7 @@ class Ending(StrEnum):
 class Exchange:
     """One request.
 
+    ``claim`` is the name of the client's idempotency key; ``replayed`` says that an earlier outcome was the answer.
     ``token_buckets`` and ``open_places`` are the names of the limits that its hold took from, to be given back.
     Times named ``_s`` are monotonic, ``_ms`` is Unix time.
     """
@@ -45,6 +46,8 @@ class Exchange:
     backend_id: str | None = None
     attempts: int = 0
     held_nanos: int | None = None
+    claim: str | None = None
+    replayed: bool = False
     token_buckets: tuple[str, ...] = ()
     open_places: tuple[str, ...] = ()
     status: int = 0

@@ -6,17 +6,17 @@ is never skipped: when the counter can't say, the answer is 503.
 
 from __future__ import annotations
 
-import hashlib
-
 import orjson
 
 from gateway.core import errors
 from gateway.core.errors import Refused
 from gateway.core.estimate import Plan
 from gateway.core.exchange import Exchange
+from gateway.core.idempotency import fingerprint
 from gateway.core.state import Key, Limits
 from ledger.counter import (
     Admission,
+    Claimed,
     CounterUnavailable,
     CreditCounter,
     Held,
@@ -27,6 +27,7 @@ from ledger.counter import (
     RateLimit,
     RateLimited,
 )
+from ledger.counter_values import ClaimState
 
 _WHAT = {"rpm": "requests per minute", "tpm": "tokens per minute", "open": "concurrent requests"}
 
@@ -60,9 +61,16 @@ async def admit(
         raise RefusedWithLimits(errors.rate_limited(what, verdict.retry_after_s), verdict.limits)
     if isinstance(verdict, OutOfCredit):
         raise RefusedWithLimits(errors.insufficient_credits(), verdict.limits)
+    if isinstance(verdict, Claimed):
+        raise Refused(claim_error(verdict.state))
     assert isinstance(verdict, HoldConflict)
     # We mint every id ourselves, so a used one is a bug of ours and not of the client.
     raise Refused(errors.internal())
+
+
+def claim_error(state: ClaimState) -> errors.ApiError:
+    """Why a used idempotency key gets no hold. One that is done by now is answered when the request comes again."""
+    return errors.idempotency_mismatch() if state == "mismatch" else errors.idempotency_busy()
 
 
 class RefusedWithLimits(Refused):
@@ -84,13 +92,14 @@ def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, defaults: Li
     return Admission(
         hold_id=exchange.request_id,
         org_id=key.org_id,
-        fingerprint=hashlib.blake2b(body, digest_size=16).hexdigest(),
+        fingerprint=fingerprint(body),
         quote=plan.quote,
         tokens_wanted=plan.tokens_wanted,
         expires_in_s=expires_in_s,
         rates=rate_limits(key, defaults, plan.tokens_estimated),
         opens=open_limits(key, defaults),
         info=orjson.dumps({**info, "started_ms": exchange.started_ms, "outcome": "reaped"}),
+        claim=exchange.claim,
     )
 
 

@@ -19,6 +19,7 @@ from gateway.core import errors
 from gateway.core.errors import ApiError, Refused
 from gateway.core.estimate import Plan, plan, upstream_max_tokens
 from gateway.core.exchange import Ending, Exchange
+from gateway.core.idempotency import Outcome, Recording, pack
 from gateway.core.openai import read_ask
 from gateway.core.ports import Recorder, StateView
 from gateway.core.state import Limits, Scope
@@ -26,6 +27,7 @@ from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
 from gateway.dataplane.authenticate import authenticate, may_be_ours
 from gateway.dataplane.models import list_models, retrieve_model
 from gateway.dataplane.relay import Answer, Interrupted, Patience, Relay
+from gateway.dataplane.replay import replay
 from gateway.dataplane.reply import Reply
 from gateway.dataplane.resolve import resolve
 from gateway.dataplane.route import Router
@@ -147,6 +149,11 @@ class Pipeline:
         if exchange.key.scope is not Scope.FULL:
             raise Refused(errors.forbidden())
         ask = exchange.ask = read_ask(exchange.kind, request.body)
+        idempotency_key = request.headers.get(b"idempotency-key")
+        if idempotency_key is not None and await replay(
+            stages.counter, exchange, reply, idempotency_key, request.body, stream_end=DONE
+        ):
+            return
         endpoint = exchange.endpoint = resolve(stages.state, exchange.key.org_id, ask.model, exchange.kind)
         exchange.card = endpoint.card_at(exchange.started_ms)
         if exchange.card is None:
@@ -169,7 +176,15 @@ class Pipeline:
         """From the hold to its settlement. Every way out of here posts exactly once."""
         stages = self._stages
         head = limit_headers(held.limits)
-        relay = Relay(exchange, reply, head=head, patience=self._patience(exchange), recorder=stages.recorder)
+        recording = Recording() if exchange.claim is not None and _is_stream(exchange) else None
+        relay = Relay(
+            exchange,
+            reply,
+            head=head,
+            patience=self._patience(exchange),
+            recorder=stages.recorder,
+            recording=recording,
+        )
         stages.watch.relays.add(relay)
         ending = Ending.FAILED
         answer: Answer | None = None
@@ -189,7 +204,10 @@ class Pipeline:
         finally:
             stages.watch.relays.discard(relay)
             observed = answer.observed if answer is not None else relay.observed()
-            durable = stages.settler.post(exchange, ending, observed, planned.tokens_estimated)
+            outcome = None
+            if answer is not None and ending is Ending.FINISHED and exchange.claim is not None:
+                outcome = pack(Outcome(False, answer.body)) if recording is None else recording.pack()
+            durable = stages.settler.post(exchange, ending, observed, planned.tokens_estimated, outcome=outcome)
         if answer is not None and ending is Ending.FINISHED:
             # The client sees the end only when its charge can no longer be lost.
             await asyncio.shield(durable)
@@ -273,6 +291,10 @@ def _inference_request(exchange: Exchange, planned: Plan, held: Held) -> Inferen
         public_model=ask.model,
         completions=ask.completions,
     )
+
+
+def _is_stream(exchange: Exchange) -> bool:
+    return exchange.ask is not None and exchange.ask.stream
 
 
 def _takes_extras(exchange: Exchange) -> bool:

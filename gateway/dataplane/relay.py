@@ -18,6 +18,7 @@ from backends.wire.usage import Observed
 from gateway.core import errors
 from gateway.core.errors import ApiError
 from gateway.core.exchange import Ending, Exchange
+from gateway.core.idempotency import Recording
 from gateway.core.ports import Recorder
 from gateway.dataplane.reply import Reply
 
@@ -62,15 +63,23 @@ class Relay:
         head: header lines for the stream's head.
         patience: bounds on waiting.
         recorder: hears of content that was passed on.
+        recording: gets a copy of a stream's events, if they may have to be sent again.
     """
 
     __slots__ = (
         "_call", "_done", "_head", "_interrupted", "_last_content_s", "_last_write_s", "_loop", "_patience",
-        "_recorder", "_reply", "_resumed_s", "_started_s", "exchange",
+        "_recorder", "_recording", "_reply", "_resumed_s", "_started_s", "exchange",
     )  # fmt: skip
 
     def __init__(
-        self, exchange: Exchange, reply: Reply, *, head: bytes, patience: Patience, recorder: Recorder
+        self,
+        exchange: Exchange,
+        reply: Reply,
+        *,
+        head: bytes,
+        patience: Patience,
+        recorder: Recorder,
+        recording: Recording | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.exchange = exchange
@@ -78,6 +87,7 @@ class Relay:
         self._head = head
         self._patience = patience
         self._recorder = recorder
+        self._recording = recording
         self._call: Call | None = None
         self._done: asyncio.Future[Answer] | None = None
         self._interrupted: Interrupted | None = None
@@ -134,6 +144,8 @@ class Relay:
         """Pass events on."""
         now_s = time.monotonic()
         self._reply.write(data)
+        if self._recording is not None:
+            self._recording.add(data)
         self._last_write_s = now_s
         if self.exchange.first_byte_s is None:
             self.exchange.first_byte_s = now_s

@@ -86,8 +86,16 @@ class Settler:
         self._outbox = outbox
         self._running: set[asyncio.Task[None]] = set()
 
-    def post(self, exchange: Exchange, ending: Ending, observed: Observed, estimated_tokens: int) -> asyncio.Task[None]:
-        """End the exchange's hold.
+    def post(
+        self,
+        exchange: Exchange,
+        ending: Ending,
+        observed: Observed,
+        estimated_tokens: int,
+        *,
+        outcome: str | None = None,
+    ) -> asyncio.Task[None]:
+        """End the exchange's hold, and keep ``outcome`` under its idempotency key or give the key back.
 
         Called once per hold. The returned task belongs to the settler, so that a cancelled request cannot cancel it;
         it is done when the settlement is durable.
@@ -99,7 +107,7 @@ class Settler:
         exchange.observed = observed
         charge = charge_of(ending, observed, exchange.card, exchange.ask)
         exchange.billed_nanos = charge.amount_nanos
-        settlement = build_settlement(exchange, charge, estimated_tokens)
+        settlement = build_settlement(exchange, charge, estimated_tokens, outcome=outcome)
         task = asyncio.get_running_loop().create_task(self._outbox.record(settlement))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -111,7 +119,9 @@ class Settler:
             await asyncio.gather(*self._running, return_exceptions=True)
 
 
-def build_settlement(exchange: Exchange, charge: Charge, estimated_tokens: int) -> Settlement:
+def build_settlement(
+    exchange: Exchange, charge: Charge, estimated_tokens: int, *, outcome: str | None = None
+) -> Settlement:
     """What the ledger is told; pure but for what the exchange holds."""
     key, endpoint, card, kind = exchange.key, exchange.endpoint, exchange.card, exchange.kind
     assert key is not None
@@ -142,6 +152,8 @@ def build_settlement(exchange: Exchange, charge: Charge, estimated_tokens: int) 
         refunds=tuple((bucket, unused) for bucket in exchange.token_buckets) if unused else (),
         opens=exchange.open_places,
         info=orjson.dumps(info),
+        claim=exchange.claim,
+        outcome=outcome if exchange.claim else None,
     )
 
 

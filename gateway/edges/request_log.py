@@ -74,6 +74,7 @@ def line_of(exchange: Exchange, now_s: float) -> dict[str, Any]:
         "attempts": exchange.attempts or None,
         "stream": exchange.ask.stream if exchange.ask else None,
         "ending": exchange.ending,
+        "replayed": exchange.replayed or None,
         "prompt_tokens": usage.prompt if usage else None,
         "completion_tokens": usage.completion if usage else None,
         "held_nanos": exchange.held_nanos,

@@ -152,10 +152,54 @@ local function refund(refunds)
   end
 end
 
+-- A client's idempotency key stands for one hold at a time: claimed with the hold, then either given back or kept with
+-- the outcome, in the same step as the charge. Both live as long as closed holds are remembered.
+local MOST_CLAIMS = 4096 -- per organization; beyond, the oldest are forgotten
+
+local function claim_key(org, name)
+  return prefix .. 'once:' .. org .. ':' .. name
+end
+
+-- 0 done · 1 its hold is open · 2 for another request · nil free (never used, given back, or its worker died)
+local function claim_state(org, name, print)
+  local row = redis.call('HMGET', claim_key(org, name), 'state', 'print', 'hold')
+  if not row[1] then return nil end
+  if row[2] ~= print then return 2 end
+  if row[1] == 'done' then return 0 end
+  if redis.call('HGET', prefix .. 'hold:' .. row[3], 'state') == 'held' then return 1 end
+  return nil
+end
+
+local function take_claim(org, name, print, hold)
+  local key, index = claim_key(org, name), prefix .. 'onces:' .. org
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'state', 'running', 'print', print, 'hold', hold)
+  redis.call('PEXPIRE', key, keep_ms)
+  redis.call('ZADD', index, int(now), name)
+  redis.call('PEXPIRE', index, keep_ms)
+  if redis.call('ZCARD', index) > MOST_CLAIMS then
+    redis.call('DEL', claim_key(org, redis.call('ZPOPMIN', index)[1]))
+  end
+end
+
+local function end_claim(org, hold, once)
+  if not once or not once[1] then return end
+  local key = claim_key(org, once[1])
+  if redis.call('HGET', key, 'hold') ~= hold then return end
+  if once[2] then
+    redis.call('HSET', key, 'state', 'done', 'outcome', once[2])
+    redis.call('PEXPIRE', key, keep_ms)
+  else
+    redis.call('DEL', key)
+    redis.call('ZREM', prefix .. 'onces:' .. org, once[1])
+  end
+end
+
 local run = {}
 
--- hold, id, org, fingerprint, fixed, whole, rest, tokens, expires ms, [[rate, per minute, cost]], [[open, at most]], info
+-- hold, id, org, fingerprint, fixed, whole, rest, tokens, expires ms, [[rate, per minute, cost]], [[open, at most]], info, [claim]
 -- 0 held: amount, tokens, limits · 1 out of credit: limits · 2 limited: index, wait ms, too large, limits · 3 conflict
+-- 4 claimed: see claim_state
 function run.hold(a)
   local hold, org, print, fixed, whole, rest, wanted = a[2], a[3], a[4], a[5], a[6], a[7], a[8]
   local rates, opens = a[10], a[11]
@@ -163,6 +207,11 @@ function run.hold(a)
 
   local old = redis.call('HMGET', key, 'state', 'org', 'print', 'held', 'tokens')
   if old[1] and not (old[1] == 'held' and old[2] == org and old[3] == print) then return '3' end
+  local claim = a[13] and a[13][1]
+  if claim and not old[1] then
+    local state = claim_state(org, claim, print)
+    if state then return '4,' .. int(state) end
+  end
 
   local limited, wait, too_large = -1, -1, '0'
   local levels, counts = {}, {}
@@ -222,25 +271,40 @@ function run.hold(a)
       'info', a[12])
   end
   redis.call('ZADD', prefix .. 'expiry', int(now + a[9]), hold)
+  if claim then take_claim(org, claim, print, hold) end
   for _, rate in ipairs(rates) do set_bucket(rate[1], levels[rate[1]], rate[2]) end
   return '0,' .. int(amount) .. ',' .. int(tokens) .. limits_text(rates, levels, opens, counts, 1)
 end
 
--- settle, id, org, amount, [[rate, units to give back]], [open], info
+-- recall, org, claim, fingerprint
+-- As claim_state, and of one that is done its outcome; 3 free
+function run.recall(a)
+  local state = claim_state(a[2], a[3], a[4])
+  if not state then return '3' end
+  if state ~= 0 then return int(state) end
+  return '0,' .. cjson.encode(redis.call('HGET', claim_key(a[2], a[3]), 'outcome') or '')
+end
+
+-- settle, id, org, amount, [[rate, units to give back]], [open], info, [claim, outcome to keep]
 -- 0 fresh, 1 repeated, 2 late: charged, short · 3 unknown
 function run.settle(a)
   local hold, org = a[2], a[3]
   local key = prefix .. 'hold:' .. hold
   local row = read_hold(key)
   if not row.state or row.org ~= org then return '3' end
-  if row.state == 'reaped' then return correct(key, hold, org, row, a[4], a[7]) end
+  if row.state == 'reaped' then
+    local answer = correct(key, hold, org, row, a[4], a[7])
+    end_claim(org, hold, a[8])
+    return answer
+  end
   if row.state ~= 'held' then return '1,' .. row.charged .. ',' .. row.short end
   local charge, short = finish('settle', 'settled', key, hold, org, row, a[4], a[7])
+  end_claim(org, hold, a[8])
   refund(a[5])
   return '0,' .. int(charge) .. ',' .. int(short)
 end
 
--- void, id, org, 0, [[rate, units to give back]], [open], info
+-- void, id, org, 0, [[rate, units to give back]], [open], info, [claim, outcome to keep]
 -- As settle; 3 unknown: a tombstone was left, so that a HOLD that comes late fails.
 function run.void(a)
   local hold, org = a[2], a[3]
@@ -255,6 +319,7 @@ function run.void(a)
   if row.state == 'reaped' then return correct(key, hold, org, row, 0, a[7]) end
   if row.state ~= 'held' then return '1,' .. row.charged .. ',' .. row.short end
   finish('void', 'void', key, hold, org, row, 0, a[7])
+  end_claim(org, hold, a[8])
   refund(a[5])
   return '0,0,0'
 end
