@@ -24,7 +24,7 @@ def resolve(state: StateView, org_id: str, model: str, kind: Kind) -> Endpoint:
     """
     endpoint = state.endpoint(model)
     if endpoint is None or endpoint.org_id != org_id:
-        endpoint = _by_alias(state, org_id, model)
+        endpoint = _by_name(state, org_id, model)
     if endpoint.status is EndpointStatus.SEED:
         raise Refused(errors.seed_endpoint())
     if CAPABILITY[kind] not in endpoint.capabilities:
@@ -36,12 +36,17 @@ def resolve(state: StateView, org_id: str, model: str, kind: Kind) -> Endpoint:
     return endpoint
 
 
-def _by_alias(state: StateView, org_id: str, alias: str) -> Endpoint:
-    serving = [endpoint for endpoint in state.endpoints_of(org_id) if endpoint.alias == alias]
+def _by_name(state: StateView, org_id: str, name: str) -> Endpoint:
+    """The endpoint that the organization calls so, else the only one that serves an alias."""
+    endpoints = state.endpoints_of(org_id)
+    for endpoint in endpoints:
+        if endpoint.name == name:
+            return endpoint
+    serving = [endpoint for endpoint in endpoints if endpoint.alias == name]
     live = [endpoint for endpoint in serving if endpoint.status is EndpointStatus.LIVE]
     chosen = live or serving
     if not chosen:
-        raise Refused(errors.model_not_found(model=alias))
+        raise Refused(errors.model_not_found(name))
     if len(chosen) > 1:
         raise Refused(errors.alias_is_ambiguous())
     return chosen[0]

@@ -1,0 +1,107 @@
+"""From what a client calls the model to an endpoint: ids, names, aliases, and the order of the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from backends.wire.request import Kind
+from gateway.core.errors import Refused
+from gateway.core.state import Endpoint, EndpointStatus, Key
+from gateway.dataplane.resolve import resolve
+
+
+def endpoint(
+    endpoint_id: str,
+    *,
+    org: str = "org_a",
+    name: str = "",
+    alias: str | None = None,
+    status: EndpointStatus = EndpointStatus.LIVE,
+    capabilities: tuple[str, ...] = ("chat",),
+) -> Endpoint:
+    return Endpoint(
+        endpoint_id, org, name or endpoint_id, alias, status, 1000, 100, 60, 0, frozenset(capabilities), (), ()
+    )
+
+
+class State:
+    """Endpoints in memory."""
+
+    pepper = b""
+
+    def __init__(self, *endpoints: Endpoint) -> None:
+        self._endpoints = endpoints
+
+    def endpoint(self, endpoint_id: str) -> Endpoint | None:
+        return next((one for one in self._endpoints if one.id == endpoint_id), None)
+
+    def endpoints_of(self, org_id: str) -> Sequence[Endpoint]:
+        return [one for one in self._endpoints if one.org_id == org_id]
+
+    def key(self, key_id: str) -> Key | None:
+        raise AssertionError(key_id)
+
+    async def fetch_key(self, key_id: str) -> Key | None:
+        raise AssertionError(key_id)
+
+
+STATE = State(
+    endpoint("ep_1", name="first", alias="qwen-1"),
+    endpoint("ep_2", name="second", alias="llama-1"),
+    endpoint("ep_3", name="third", alias="llama-1", status=EndpointStatus.STOPPED),
+    endpoint("ep_4", alias="gemma-1"),
+    endpoint("ep_5", alias="gemma-1"),
+    endpoint("ep_6", status=EndpointStatus.SEED),
+    endpoint("ep_7", status=EndpointStatus.STARTING),
+    endpoint("ep_8", status=EndpointStatus.FAILED),
+    endpoint("ep_9", org="org_b", name="theirs", alias="qwen-9"),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "found"), [("ep_1", "ep_1"), ("first", "ep_1"), ("qwen-1", "ep_1"), ("llama-1", "ep_2")]
+)
+def test_an_endpoint_is_found_by_id_name_or_unambiguous_alias(model: str, found: str) -> None:
+    """A live endpoint wins over a stopped one of the same alias."""
+    assert resolve(STATE, "org_a", model, Kind.CHAT).id == found
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "code"),
+    [
+        ("nope", 404, "model_not_found"),
+        ("ep_9", 404, "model_not_found"),
+        ("theirs", 404, "model_not_found"),
+        ("qwen-9", 404, "model_not_found"),
+        ("gemma-1", 404, "model_not_found"),
+        ("auto", 404, "model_not_found"),
+        ("ep_6", 409, "seed_endpoint"),
+        ("ep_7", 503, "endpoint_not_ready"),
+        ("ep_8", 503, "endpoint_not_ready"),
+        ("ep_3", 503, "endpoint_not_ready"),
+    ],
+)
+def test_what_cannot_be_called_has_its_status(model: str, status: int, code: str) -> None:
+    """Somebody else's endpoint is exactly as unknown as none."""
+    with pytest.raises(Refused) as caught:
+        resolve(STATE, "org_a", model, Kind.CHAT)
+    assert (caught.value.error.status, caught.value.error.code) == (status, code)
+
+
+def test_only_waiting_that_helps_is_advised() -> None:
+    """A starting endpoint says when to come back; a stopped one says not to retry."""
+    with pytest.raises(Refused) as starting:
+        resolve(STATE, "org_a", "ep_7", Kind.CHAT)
+    with pytest.raises(Refused) as stopped:
+        resolve(STATE, "org_a", "ep_3", Kind.CHAT)
+    assert starting.value.error.retry_after_s is not None
+    assert (stopped.value.error.retry_after_s, stopped.value.error.should_retry) == (None, False)
+
+
+def test_work_of_another_kind_is_refused() -> None:
+    """An endpoint that only chats does not embed."""
+    with pytest.raises(Refused) as caught:
+        resolve(STATE, "org_a", "ep_1", Kind.EMBEDDING)
+    assert caught.value.error.code == "model_invalid"
