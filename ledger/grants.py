@@ -127,8 +127,10 @@ async def pending_grants(pool: Pool, org_id: str | None = None) -> list[Grant]:
     """Grants that Redis has not confirmed, in the order in which they must be sent."""
     async with acquired(pool, "read the pending grants") as conn:
         rows = await conn.fetch(
-            """SELECT * FROM ledger.escrow_grant WHERE state = 'pending' AND ($1::text IS NULL OR org_id = $1)
-                ORDER BY org_id, epoch, grant_seq LIMIT $2""",
+            """SELECT * FROM ledger.escrow_grant
+                WHERE state = 'pending' AND ($1::text IS NULL OR org_id = $1)
+                  AND epoch = (SELECT max(number) FROM ledger.epoch)
+                ORDER BY org_id, grant_seq LIMIT $2""",
             org_id,
             SEND_AT_ONCE,
         )
