@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gateway.control.database import Connection
 
-CAPABILITIES: Final = ("chat", "completion", "embedding", "tools", "logprobs")
+CAPABILITIES: Final = ("chat", "completion", "embedding")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _ID: Final = re.compile(r"ep_[A-Za-z0-9_-]{1,60}", re.ASCII)
 _ALIAS: Final = re.compile(r"[a-z0-9][a-z0-9.]*(-[a-z0-9.]+)*-[1-9][0-9]*", re.ASCII)
