@@ -6,7 +6,7 @@ its path may be at most 107 bytes long. In production an external server takes t
 
 Postgres refuses to run as root. Root therefore starts it in a user namespace that maps root to another number:
 the files stay root's, and folders that only root may enter keep working. Where namespaces are forbidden (most
-containers), it runs as ``nobody``, which then has to be able to reach the folder.
+containers), it runs as ``nobody`` with root's right to pass through folders; the cluster then belongs to ``nobody``.
 """
 
 from __future__ import annotations

@@ -98,11 +98,14 @@ async def test_postgres_continues_an_interrupted_creation(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root has to become somebody else")
 async def test_postgres_runs_as_nobody_where_namespaces_are_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without user namespaces root starts Postgres as nobody, and a later run keeps to that owner."""
+    """Without user namespaces root starts Postgres as nobody, below folders that only root may enter, for good."""
     monkeypatch.setattr(embedded_postgres, "_namespace", lambda: ())
-    folder = private_folder("nobody")
+    private = private_folder("nobody")
+    private.chmod(0o700)
+    folder = private / "postgres"
     server = EmbeddedPostgres(folder, durable=False)
     await server.start()
+    assert await fetch(server.url, "SELECT 1") == 1
     owner = (folder / "cluster").stat().st_uid
     assert owner != 0
     await server.stop()
@@ -110,7 +113,7 @@ async def test_postgres_runs_as_nobody_where_namespaces_are_forbidden(monkeypatc
     await server.start()
     assert Path(f"/proc/{server.child.pid}").stat().st_uid == owner
     await server.stop()
-    remove(folder)
+    remove(private)
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root has to become somebody else")
@@ -119,6 +122,7 @@ async def test_postgres_says_when_nobody_cannot_reach_the_folder(
 ) -> None:
     """A folder that the other user cannot enter is a sentence that names DATA_DIR, not a stack trace."""
     monkeypatch.setattr(embedded_postgres, "_namespace", lambda: ())
+    monkeypatch.setattr(embedded_postgres, "_trial", lambda *options: False)
     hidden = tmp_path / "hidden"
     hidden.mkdir(mode=0o700)
     with pytest.raises(StackError, match="DATA_DIR"):
