@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -169,6 +170,17 @@ async def test_unknown_routes_and_methods(
     answer = await ask(gateway.settings.port, method, path, key=tenant.key)
     headers = is_error(gateway, answer, status, kind, code)
     assert ("allow" in headers) == (status == 405)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Expect": "tea"}, {"Content-Length": "99999999"}], ids=lambda h: str([*h]))
+async def test_no_path_of_a_stranger_becomes_a_label(gateway: Gateway, headers: dict[str, str]) -> None:
+    """Metrics know our routes only, however a request is refused: their number is not in a stranger's hand."""
+    stranger = f"/stranger-{uuid4().hex}"
+    answer = await ask(gateway.settings.port, "GET", stranger, headers=headers)
+    assert answer.status in (401, 404, 417)
+    page = await ask(gateway.settings.effective_admin_port, "GET", "/metrics")
+    assert b'route="unknown"' in page.body
+    assert stranger.encode() not in page.body
 
 
 async def test_endpoints_that_cannot_answer(gateway: Gateway) -> None:

@@ -451,7 +451,7 @@ def gateway_settings(folder: Path, postgres: PostgresService, redis: RedisServic
         "health_timeout_s": 1.0,
         "stream_heartbeat_s": 0.4,
         "commit_stream_s": 0.3,
-        "idle_timeout_s": 2.5,
+        "idle_timeout_s": 3.0,
         "hold_expiry_s": 6.0,
         "hold_heartbeat_s": 0.5,
         "drain_timeout_s": 10.0,
