@@ -129,7 +129,7 @@ def request_timeout() -> ApiError:
     )
 
 
-def length_required() -> ApiError:
+def expectation_failed() -> ApiError:
     """An expectation other than 100-continue."""
     return ApiError(417, "invalid_request_error", "expectation_failed", "Only the expectation 100-continue is known.")
 

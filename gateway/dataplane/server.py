@@ -26,6 +26,7 @@ from gateway.settings import Settings
 from ledger.core.ids import request_id as mint_request_id
 
 MAX_PIPELINED = 32
+MAX_LENGTH_DIGITS = 19
 DISCARD_S = 2.0
 """How long the rest of a refused body is read and thrown away, so that the refusal is not lost to a reset."""
 
@@ -76,12 +77,12 @@ class Connection(asyncio.Protocol):
     """One client connection; towards the pipeline it is the reply of the request in progress."""
 
     __slots__ = (
+        "_bodiless_bytes",
         "_body",
         "_body_bytes",
         "_chunked",
         "_deadline_s",
         "_discarding",
-        "_head_bytes",
         "_head_size",
         "_headers",
         "_headers_seen",
@@ -119,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._chunked = True
         self._in_message = False
         self._in_head = True
-        self._head_bytes = 0
+        self._bodiless_bytes = 0
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._headers_seen = 0
@@ -149,23 +150,23 @@ class Connection(asyncio.Protocol):
         """Parse; requests are handed on by `on_message_complete`."""
         if self._discarding:
             return
-        if self._in_head:
-            if not self._in_message and self._request is None:
-                # The first byte of a request starts its clock.
-                self._in_message = True
-                self._deadline_s = self._shared.loop.time() + self._shared.settings.head_timeout_s
-            self._head_bytes += len(data)
+        if self._in_head and not self._in_message and self._request is None:
+            # The first byte of a request starts its clock.
+            self._in_message = True
+            self._deadline_s = self._shared.loop.time() + self._shared.settings.head_timeout_s
+        self._bodiless_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(errors.malformed_http())
+            # Raised behind a request that offers another protocol. It is answered in this one; what follows is lost.
+            self._discarding = True
         except httptools.HttpParserCallbackError:
             self._refuse(errors.internal())
             raise
         except httptools.HttpParserError:
             self._refuse(errors.malformed_http())
         else:
-            if self._in_head and self._head_bytes > self._shared.settings.max_header_bytes:
+            if self._bodiless_bytes > self._shared.settings.max_header_bytes:
                 self._refuse(errors.head_too_large())
 
     def eof_received(self) -> bool:
@@ -179,9 +180,7 @@ class Connection(asyncio.Protocol):
         shared.connections.discard(self)
         shared.buffered_bytes -= self._body_bytes
         self._body_bytes = 0
-        for request in self._queue:
-            shared.buffered_bytes -= len(request.body)
-        self._queue.clear()
+        self._drop_queue()
         self._transport = None
         if self._task is not None:
             self._task.cancel()
@@ -218,6 +217,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep what is read later; count the rest. A repeated one that decides something is refused."""
+        if not self._in_head:
+            return  # a trailer: nothing that stands behind a body may change how its request is understood
         self._headers_seen += 1
         self._head_size += len(name) + len(value) + 4
         name = name.lower()
@@ -232,16 +233,21 @@ class Connection(asyncio.Protocol):
         if self._discarding:
             return
         self._in_head = False
+        self._bodiless_bytes = 0
         if self._headers_seen > settings.max_headers or self._head_size > settings.max_header_bytes:
             self._refused = errors.head_too_large()
         self._deadline_s = self._shared.loop.time() + settings.body_timeout_s
         length = self._headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > settings.max_body_bytes:
+        if not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
+            self._refused = self._refused or errors.malformed_http()
+        elif int(length) > settings.max_body_bytes:
             self._refused = self._refused or errors.body_too_large(settings.max_body_bytes)
+        if self._parser.should_upgrade() and (length.strip(b"0") or b"transfer-encoding" in self._headers):
+            self._refused = self._refused or errors.malformed_http()  # llhttp would take the body for the new protocol
         expect = self._headers.get(b"expect")
         if expect is not None and self._refused is None:
             if expect.lower() != b"100-continue":
-                self._refused = errors.length_required()
+                self._refused = errors.expectation_failed()
             elif self._request is None and self._transport is not None:
                 self._transport.write(heads.CONTINUE)
         if self._refused is not None:
@@ -252,6 +258,7 @@ class Connection(asyncio.Protocol):
         if self._discarding or self._refused is not None:
             return
         settings, shared = self._shared.settings, self._shared
+        self._bodiless_bytes = 0
         self._body_bytes += len(data)
         shared.buffered_bytes += len(data)
         if self._body_bytes > settings.max_body_bytes:
@@ -279,7 +286,7 @@ class Connection(asyncio.Protocol):
         self._shared.buffered_bytes += len(request.body) - self._body_bytes
         self._in_message = False
         self._in_head = True
-        self._head_bytes = 0
+        self._bodiless_bytes = 0
         self._body_bytes = 0
         self._body = []
         self._queue.append(request)
@@ -307,7 +314,9 @@ class Connection(asyncio.Protocol):
             request_id=mint_request_id(now_ms, os.urandom(10)),
             started_s=time.monotonic(),
             started_ms=now_ms,
-            keep_alive=parser.should_keep_alive() and refused is None and not shared.draining,
+            keep_alive=(
+                parser.should_keep_alive() and not parser.should_upgrade() and refused is None and not shared.draining
+            ),
             is_http10=version == "1.0",
             body=self._body[0] if len(self._body) == 1 else b"".join(self._body),
             refused=refused,
@@ -342,7 +351,7 @@ class Connection(asyncio.Protocol):
             return
         if not self._replied:
             transport.abort()  # the handler broke off: nothing half-said may look complete
-        elif not request.keep_alive or self._shared.draining:
+        elif transport.is_closing() or not request.keep_alive or self._shared.draining:
             self._close_politely()
         else:
             settings = self._shared.settings
@@ -424,11 +433,11 @@ class Connection(asyncio.Protocol):
 
     def tick(self, now_s: float) -> None:
         """Enforce the deadline that is running, if any."""
+        if self._transport is None or self._request is not None:
+            return
         if not self._deadline_s or now_s < self._deadline_s:
             return
-        if self._request is not None:
-            return
-        if self._discarding:
+        if self._discarding or self._transport.is_closing():
             self.abort()
         elif self._in_message:
             self._refuse(errors.request_timeout())
@@ -437,8 +446,8 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close a connection that answers nothing at the moment."""
-        if self._request is None and not self._in_message and self._transport is not None:
-            self._transport.close()
+        if self._request is None and not self._in_message:
+            self._close()
 
     def _refuse(self, error: ApiError) -> None:
         """Answer a request that never became one, then close. The parser is not fed again."""
@@ -451,10 +460,22 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if self._discarding:
+        if self._discarding and not transport.is_closing():
             # Bytes are still coming: a close now would send a reset that can overtake the answer.
             self._deadline_s = self._shared.loop.time() + DISCARD_S
             if transport.can_write_eof():
                 transport.write_eof()
         else:
-            transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Close when the client has taken all that was written; one that takes nothing is dropped by the clock."""
+        if self._transport is not None:
+            self._deadline_s = self._shared.loop.time() + self._shared.settings.write_timeout_s
+            self._drop_queue()
+            self._transport.close()
+
+    def _drop_queue(self) -> None:
+        for request in self._queue:
+            self._shared.buffered_bytes -= len(request.body)
+        self._queue.clear()

@@ -25,6 +25,10 @@ LIMITS = replace(
 )
 
 
+LARGE_BYTES = 16 * 1024 * 1024
+"""More than the sockets on both sides buffer."""
+
+
 async def echo(request: Request, reply: Connection) -> None:
     """Stand in for the pipeline: say what was understood."""
     if request.refused is not None:
@@ -32,7 +36,21 @@ async def echo(request: Request, reply: Connection) -> None:
         return
     if request.path == "/slow":
         await asyncio.sleep(0.2)
-    said = {"method": request.method, "path": request.path, "body_bytes": len(request.body), "id": request.request_id}
+    if request.path == "/large":
+        reply.send(200, b'"' + b"x" * LARGE_BYTES + b'"')
+        return
+    if request.path == "/broken":
+        reply.begin_stream()
+        reply.write(b"x" * LARGE_BYTES)
+        reply.break_stream(b"data: {}\n\n")
+        return
+    said = {
+        "method": request.method,
+        "path": request.path,
+        "body_bytes": len(request.body),
+        "id": request.request_id,
+        "key": request.headers.get(b"authorization", b"").decode(),
+    }
     reply.send(200, json.dumps(said).encode())
 
 
@@ -88,6 +106,17 @@ async def talk(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
         writer.close()
 
 
+@asynccontextmanager
+async def silent_reader(port: int) -> AsyncIterator[asyncio.StreamWriter]:
+    """A client that sends, and reads no more than asyncio does by itself."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield writer
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0)
+
+
 def answers(raw: bytes) -> list[tuple[int, dict[str, Any]]]:
     """Split pipelined responses by their lengths."""
     found = []
@@ -107,6 +136,7 @@ BAD = {
     "space in name": b"GET / HTTP/1.1\r\nHo st: x\r\n\r\n",
     "both lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+    "endless length": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 5000 + b"3\r\n\r\nabc",
     "negative length": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n\r\n",
     "bad chunk": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
     "two keys": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n",
@@ -139,6 +169,45 @@ async def test_chunked_bodies_are_read(port: int) -> None:
     raw = head + b"5;a=b\r\nhello\r\n3\r\n...\r\n0\r\nT: v\r\n\r\n"
     ((status, body),) = answers(await talk(port, raw))
     assert (status, body["body_bytes"]) == (200, 8)
+
+
+@pytest.mark.parametrize("trailers", [b"X-Request-Id: a\r\nX-Request-Id: b\r\n", b"Authorization: evil\r\n"])
+async def test_trailers_change_nothing(port: int, trailers: bytes) -> None:
+    """What stands behind a chunked body is no header: the request is answered as it was, and in its turn."""
+    head = b"POST /c HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\nTransfer-Encoding: chunked\r\n\r\n"
+    raw = head + b"5\r\nhello\r\n0\r\n" + trailers + b"\r\n" + b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
+    (first, one), (second, two) = answers(await talk(port, raw))
+    assert (first, one["path"], one["body_bytes"], one["key"]) == (200, "/c", 5, "good")
+    assert (second, two["path"]) == (200, "/next")
+
+
+@pytest.mark.parametrize(
+    "flood", [b"0\r\nT: " + b"a" * 200_000, b"1;e=" + b"a" * 200_000], ids=["trailer", "extension"]
+)
+async def test_a_flood_between_chunks_is_cut_off(port: int, flood: bytes) -> None:
+    """Trailers and chunk extensions are bounded like a head: they are read, but no body."""
+    head = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    ((status, _),) = answers(await talk(port, head, flood))
+    assert status == 431
+
+
+async def test_many_small_chunks_are_no_flood(port: int) -> None:
+    """A body in one-byte chunks has more framing than content, and that is fine."""
+    head = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ((status, body),) = answers(await talk(port, head, *[b"1;e=f\r\nx\r\n" * 1000] * 5, b"0\r\n\r\n"))
+    assert (status, body["body_bytes"]) == (200, 5000)
+
+
+async def test_an_offered_upgrade_is_ignored(port: int) -> None:
+    """A client that would rather speak another protocol gets one answer in this one (RFC 9110 7.8).
+
+    One that sends a body with its offer gets one refusal: where the body ends depends on the protocol.
+    """
+    offer = b"HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+    ((status, body),) = answers(await talk(port, b"GET /up " + offer + b"\r\n"))
+    assert (status, body["path"]) == (200, "/up")
+    ((status, _),) = answers(await talk(port, b"POST /up " + offer + b"Content-Length: 5\r\n\r\nhello"))
+    assert status == 400
 
 
 async def test_pipelined_requests_are_answered_in_order(port: int) -> None:
@@ -244,3 +313,25 @@ async def test_memory_of_bodies_is_given_back() -> None:
         await talk(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", b"x" * 50_000)
         await asyncio.sleep(0.1)
         assert shared.buffered_bytes == 0
+
+
+@pytest.mark.parametrize("path", ["/large", "/broken"])
+async def test_an_answer_that_nobody_reads_is_given_up(path: str) -> None:
+    """A client that never reads what it asked for does not keep its answer in our memory for ever."""
+    settings = replace(LIMITS, keepalive_timeout_s=0.2, write_timeout_s=0.3)
+    async with listening(settings) as (port, shared), silent_reader(port) as writer:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await asyncio.sleep(0.1)
+        assert shared.connections
+        async with asyncio.timeout(5):
+            while shared.connections:
+                await asyncio.sleep(0.05)
+
+
+async def test_nothing_runs_behind_a_broken_stream() -> None:
+    """Requests pipelined behind an answer that broke off are dropped: nobody could read their answers."""
+    async with listening(replace(LIMITS, write_timeout_s=5)) as (port, shared), silent_reader(port) as writer:
+        writer.write(b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\nGET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.1)
+        assert shared.connections, "the broken answer is still being written"
+        assert not shared.tasks
