@@ -45,6 +45,8 @@ CLIENT_CLOSED = 499
 """Of the log and the ledger only: nobody is left to read an answer."""
 INFERENCE_ROUTES = {f"/v1/{kind.value}": kind for kind in Kind}
 MODEL_PREFIX = "/v1/models/"
+MODEL_ROUTE = "/v1/models/{id}"
+PLAIN_ROUTES = frozenset({*INFERENCE_ROUTES, "/v1/models", "/healthz", "/readyz"})
 DONE = b"data: [DONE]\n\n"
 
 
@@ -81,7 +83,7 @@ class Pipeline:
         """Answer one request; the server's handler."""
         exchange = Exchange(
             request_id=request.request_id,
-            route=request.path,
+            route=_route_of(request.path),
             started_s=request.started_s,
             started_ms=request.started_ms,
             client_request_id=_printable(request.headers.get(b"x-request-id")),
@@ -119,8 +121,7 @@ class Pipeline:
             _require_method(request, "GET")
             await self._authenticate(exchange, request)
             _answer(exchange, reply, 200, list_models(self._stages.state, exchange))
-        elif request.path.startswith(MODEL_PREFIX) and "/" not in request.path[len(MODEL_PREFIX) :]:
-            exchange.route = "/v1/models/{id}"
+        elif exchange.route == MODEL_ROUTE:
             _require_method(request, "GET")
             await self._authenticate(exchange, request)
             model_id = request.path[len(MODEL_PREFIX) :]
@@ -132,7 +133,6 @@ class Pipeline:
             _require_method(request, "GET")
             _answer(exchange, reply, *(_READY if self.is_ready else _NOT_READY))
         else:
-            exchange.route = "unknown"  # a label must not take any text that a stranger sends
             raise Refused(errors.route_not_found())
 
     async def _authenticate(self, exchange: Exchange, request: Request) -> None:
@@ -264,6 +264,14 @@ class Pipeline:
 
 _READY = (200, b'{"status":"ready"}')
 _NOT_READY = (503, b'{"status":"not ready"}')
+
+
+def _route_of(path: str) -> str:
+    """The route for log and metrics: a label must not take any text that a stranger sends."""
+    if path in PLAIN_ROUTES:
+        return path
+    is_model = path.startswith(MODEL_PREFIX) and "/" not in path[len(MODEL_PREFIX) :]
+    return MODEL_ROUTE if is_model else "unknown"
 
 
 def _require_method(request: Request, method: str) -> None:
