@@ -209,6 +209,28 @@ async def test_endpoints_that_cannot_answer(gateway: Gateway) -> None:
     assert [model["id"] for model in listed["data"]] == [tenant.endpoint_id, last]
 
 
+async def test_an_operator_stops_starts_and_removes(gateway: Gateway) -> None:
+    """Within a second every worker obeys: stopped 503, started 200, removed 404; what runs goes on to its end."""
+    tenant = await gateway.tenant()
+    running = asyncio.create_task(gateway.chat(tenant, stream=True, sim={"tokens": 80, "itl_ms": 25}))
+    await asyncio.sleep(0.3)
+    for event, status, code in (
+        ("stop", 503, "endpoint_not_ready"),
+        ("start", 200, None),
+        ("remove", 404, "model_not_found"),
+    ):
+        await gateway.drive(tenant.endpoint_id, event)
+        await asyncio.sleep(0.5)
+        for _ in range(8):
+            answer = await gateway.chat(tenant, max_tokens=1)
+            assert answer.status == status
+            assert code is None or answer.code == code
+        listed = (await gateway.get("/v1/models", tenant.key)).json["data"]
+        assert bool(listed) == (status == 200)
+    assert (await running).events[-1] == "[DONE]"
+    assert (await gateway.receipt((await running).request_id)).charged_nanos > 0
+
+
 async def test_an_endpoint_without_a_price_is_never_served(gateway: Gateway) -> None:
     """Work without a price is not let in."""
     tenant = await gateway.tenant()

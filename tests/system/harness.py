@@ -409,8 +409,12 @@ class Gateway:
         return {line["request_id"]: line for line in lines if line["event"] == "request"}
 
     def check_log(self) -> None:
-        """Every expected line is there, once, and says what was noted."""
-        raw = [line for line in self.log.read_bytes().splitlines() if line.startswith(b'{"event":"request"')]
+        """Every expected line is there, once, and says what was noted; nothing private and no trace stands there."""
+        text = self.log.read_bytes()
+        # A key's id may stand there; its secret, a prompt or an answer never.
+        for secret in (b"pareta_sk_", b"Say something", b"Hello there", b"word word", b"Traceback"):
+            assert secret not in text, text[max(0, text.index(secret) - 500) :][:2000]
+        raw = [line for line in text.splitlines() if line.startswith(b'{"event":"request"')]
         lines = self.log_lines()
         assert len(lines) == len(raw), "a request has one line"
         for request_id, facts in self.expected_in_log.items():
