@@ -221,9 +221,9 @@ class Journal:
                 data = b"".join([frame_marks(marks), *(frame for _, frame, _ in group)])
                 try:
                     await self._in_thread(partial(_put, segment, data))
-                except OSError as error:
-                    self._seal(segment)
+                except Exception as error:  # whatever it is, nobody may wait for ever
                     self._refuse(group, error)
+                    self._seal(segment)
                     continue
                 segment.unconfirmed += len(group)
                 for number, _, written in group:
@@ -254,10 +254,11 @@ class Journal:
         else:
             self._disk.submit(_discard, segment)
 
-    def _refuse(self, group: list[tuple[int, bytes, Written]], error: OSError) -> None:
+    def _refuse(self, group: list[tuple[int, bytes, Written]], error: Exception) -> None:
         self.refusals += 1
         self._refused_until_s = self._loop.time() + REFUSED_PAUSE_S
-        text = f"The disk refused the journal: {error.strerror or error}."
+        reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+        text = f"The disk refused the journal: {reason}."
         _log.error("%s %d records are not durable.", text, len(group))
         for number, _, written in group:
             _tell(written, number, JournalUnavailable(text))

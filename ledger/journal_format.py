@@ -18,7 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from zlib import crc32
 
-MAX_PAYLOAD_BYTES = 256 * 1024
+MAX_PAYLOAD_BYTES = 1024 * 1024
+"""Above the largest settlement, every letter of its outcome and info escaped."""
 MAX_MARKS_PER_FRAME = 4096
 
 _SYNC = b"\xf5PJ\x01"

@@ -97,11 +97,15 @@ local function release_opens(hold, opens)
   end
 end
 
--- Replace the hold by what a repeat must still know.
-local function close_hold(key, hold, state, org, print, held, charged, short, opens)
+-- Replace the hold by what a repeat (and, of a reaped one, a correction) must still know. There are many of these
+-- for a long time, so each field counts.
+local function close_hold(key, hold, state, org, held, charged, short, opens)
   redis.call('DEL', key)
-  redis.call('HSET', key, 'state', state, 'org', org, 'print', print, 'held', int(held),
-    'charged', int(charged), 'short', int(short))
+  if state == 'reaped' or short > 0 then
+    redis.call('HSET', key, 'state', state, 'org', org, 'charged', int(charged), 'held', int(held), 'short', int(short))
+  else
+    redis.call('HSET', key, 'state', state, 'org', org, 'charged', int(charged))
+  end
   redis.call('PEXPIRE', key, keep_ms)
   redis.call('ZREM', prefix .. 'expiry', hold)
   if opens then release_opens(hold, cjson.decode(opens)) end
@@ -117,13 +121,13 @@ local function finish(kind, state, key, hold, org, row, amount, info, name, valu
   emit(kind, hold, org, charge, held, short, info, name, value)
   redis.call('HSET', account, 'available', int(available + held - charge), 'held', int(held_sum - held))
   if charge > 0 then redis.call('HINCRBY', account, 'spent', int(charge)) end
-  close_hold(key, hold, state, org, row.print, held, charge, short, row.opens)
+  close_hold(key, hold, state, org, held, charge, short, row.opens)
   return charge, short
 end
 
 local function read_hold(key)
-  local v = redis.call('HMGET', key, 'state', 'org', 'print', 'held', 'charged', 'short', 'opens')
-  return { state = v[1], org = v[2], print = v[3], held = v[4], charged = v[5], short = v[6], opens = v[7] }
+  local v = redis.call('HMGET', key, 'state', 'org', 'held', 'charged', 'short', 'opens')
+  return { state = v[1], org = v[2], held = v[3], charged = v[4], short = v[5] or '0', opens = v[6] }
 end
 
 -- A reaped hold whose real usage arrives after all: one event for the difference, up or down.
@@ -311,7 +315,7 @@ function run.void(a)
   local key = prefix .. 'hold:' .. hold
   local row = read_hold(key)
   if not row.state then
-    close_hold(key, hold, 'void', org, '', 0, 0, 0, nil)
+    close_hold(key, hold, 'void', org, 0, 0, 0, nil)
     release_opens(hold, a[6])
     return '3'
   end

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from ledger.core.pricing import Quote
-from ledger.counter import Admission, CreditCounter, Held, Settlement
+from ledger.counter import Admission, CreditCounter, Held, Recalled, Settlement
+from ledger.counter_words import MAX_INFO_BYTES, MAX_OUTCOME_LETTERS
 from ledger.journal import Journal
 from ledger.outbox import UNKNOWN_FILE, OutboxUnavailable, SettlementOutbox
 from tests.services import FreshRedis, RedisService
@@ -366,3 +367,16 @@ async def test_a_worker_killed_at_any_moment_charges_each_request_once(
     account = await counter.account(ORG)
     assert account.held_nanos == 0
     assert account.spent_nanos == sum(amount for events in booked.values() for _, amount in events)
+
+
+async def test_the_largest_settlement_fits_into_the_journal(counter: CreditCounter, open_outbox: Opener) -> None:
+    """Whatever the counter takes can be made durable, every letter escaped, and comes back from the disk unchanged."""
+    outbox = await open_outbox()
+    for name, letter in (("h", "\x01"), ("i", "\U0001f600")):
+        admission = Admission(name, ORG, "f", Quote(9, 0), 0, 60.0, claim="c" + name)
+        assert isinstance(await counter.admit(admission), Held)
+        outcome = letter * MAX_OUTCOME_LETTERS
+        await outbox.record(Settlement(name, ORG, 5, info=b"\x01" * MAX_INFO_BYTES, claim="c" + name, outcome=outcome))
+        assert await outbox.drain(10) == 0
+        assert await counter.recall(ORG, "c" + name, "f") == Recalled("done", outcome)
+    assert await spent(counter) == 10
