@@ -17,7 +17,7 @@ import orjson
 from ledger.core.ids import id_time_ms
 from ledger.core.meters import Meter
 from ledger.counter_values import LedgerEvent
-from ledger.partitions import END_OF_MONTHS, FIRST_MONTH, month_of, time_of_ms
+from ledger.partitions import END_MS, FIRST_MS, month_of, time_of_ms
 
 METER_COLUMNS: Final[Mapping[Meter, str]] = {
     Meter.PROMPT: "prompt_tokens",
@@ -188,6 +188,8 @@ def row_of(event: LedgerEvent) -> Row:
         raise Unbookable(f"no such kind of event: {event.kind[:40]!r}")
     if max(abs(event.amount_nanos), abs(event.held_nanos), abs(event.short_nanos)) > _MAX_BIGINT:
         raise Unbookable("an amount out of bounds")
+    if not 0 <= event.t_ms < END_MS:
+        raise Unbookable("a time out of bounds")
     info = _info(event)
     meters = info.get("meters")
     quantities = meters if isinstance(meters, dict) else {}
@@ -221,12 +223,12 @@ def row_of(event: LedgerEvent) -> Row:
 
 def _id_time(hold_id: str) -> datetime:
     try:
-        moment = time_of_ms(id_time_ms(hold_id))
-    except (ValueError, OverflowError):
+        time_ms = id_time_ms(hold_id)
+    except ValueError:
         raise Unbookable(f"not a request id: {hold_id[:40]!r}") from None
-    if not FIRST_MONTH <= moment.date() < END_OF_MONTHS:
+    if not FIRST_MS <= time_ms < END_MS:
         raise Unbookable(f"the id {hold_id} is of a time outside the books")
-    return moment
+    return time_of_ms(time_ms)
 
 
 def _info(event: LedgerEvent) -> dict[str, Any]:
@@ -260,7 +262,7 @@ def _quantity(value: object) -> int:
 
 
 def _moment(value: object) -> datetime | None:
-    if not isinstance(value, int | float) or not 0 <= value < 2**43:
+    if not isinstance(value, int | float) or not 0 <= value < END_MS:
         return None
     return time_of_ms(int(value))
 

@@ -110,6 +110,8 @@ def test_a_description_of_wrong_types_becomes_none_or_zero(info: dict[str, objec
         {"amount_nanos": 2**63},
         {"short_nanos": -(2**64)},
         {"kind": "grant", "grant_seq": None},
+        {"t_ms": -1},
+        {"t_ms": 10**18},
     ],
 )
 def test_what_cannot_be_booked_is_kept_as_an_anomaly(changes: dict[str, object]) -> None:
