@@ -151,8 +151,11 @@ class EngineConnection(asyncio.Protocol):
         if receiver is None or parser is None or self._in_head:
             return
         self._receiver = None
-        if self.transport is not None and not parser.should_keep_alive():
-            self.transport.close()
+        if self.transport is not None:
+            if parser.should_keep_alive():
+                self.transport.resume_reading()  # the receiver may have paused it at the last byte
+            else:
+                self.transport.close()
         receiver.ended()
 
     # -- inside --------------------------------------------------------------------------------------------------------

@@ -69,8 +69,9 @@ class OpenAIHttpBackend:
 
     async def open(self, request: InferenceRequest, sink: Sink) -> HttpCall:
         """Send a request; see `backends.protocol.Backend.open`."""
+        encoded = self._encode(request)  # first: what can't be written must not take a connection
         connection = self._pool.take_idle() or await self._pool.connect()
-        call = HttpCall(self, connection, request, sink)
+        call = HttpCall(self, connection, request, encoded, sink)
         call.send()
         return call
 
@@ -78,7 +79,8 @@ class OpenAIHttpBackend:
         """Whether the health path answers 200 in time."""
         try:
             async with asyncio.timeout(timeout_s):
-                connection = await self._pool.connect()
+                # A pool that is full of running requests says nothing against the replica.
+                connection = await self._pool.connect(beyond_bound=True)
                 probe = _Probe()
                 connection.send(self._probe_request, probe)
                 try:
@@ -90,12 +92,10 @@ class OpenAIHttpBackend:
             return False
 
     async def close(self) -> None:
-        """Drop idle connections; running calls go on."""
-        self._pool.close_idle()
+        """Keep no connection any more; running calls go on."""
+        self._pool.close()
 
-    # -- used by HttpCall ----------------------------------------------------------------------------------------------
-
-    def encode(self, request: InferenceRequest) -> bytes:
+    def _encode(self, request: InferenceRequest) -> bytes:
         """The whole HTTP request."""
         body = encode_body(request, model=self._model)
         accept = b"text/event-stream" if request.stream else b"application/json"
@@ -115,6 +115,8 @@ class OpenAIHttpBackend:
             )
         )
 
+    # -- used by HttpCall ----------------------------------------------------------------------------------------------
+
     async def reconnect(self) -> EngineConnection:
         """A fresh connection for a request whose kept one had been closed by the engine meanwhile."""
         return await self._pool.connect()
@@ -133,17 +135,23 @@ class HttpCall:
     """One running request: receives from its connection, pushes to its sink."""
 
     __slots__ = (
-        "_answer", "_answer_bytes", "_backend", "_connection", "_holding", "_over", "_request", "_retry",
+        "_answer", "_answer_bytes", "_backend", "_connection", "_encoded", "_holding", "_over", "_request", "_retry",
         "_retry_after", "_rewriter", "_sink", "_status",
     )  # fmt: skip
 
     def __init__(
-        self, backend: OpenAIHttpBackend, connection: EngineConnection, request: InferenceRequest, sink: Sink
+        self,
+        backend: OpenAIHttpBackend,
+        connection: EngineConnection,
+        request: InferenceRequest,
+        encoded: bytes,
+        sink: Sink,
     ) -> None:
         self._backend = backend
         self._connection = connection
         self._holding = True
         self._request = request
+        self._encoded = encoded
         self._sink = sink
         self._status = 0
         self._answer: list[bytes] = []
@@ -155,7 +163,7 @@ class HttpCall:
 
     def send(self) -> None:
         """Write the request."""
-        self._connection.send(self._backend.encode(self._request), self)
+        self._connection.send(self._encoded, self)
 
     # -- backends.protocol.Call ----------------------------------------------------------------------------------------
 
@@ -190,6 +198,7 @@ class HttpCall:
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Begin a stream, a whole answer or a refusal."""
         self._status = status
+        self._encoded = b""  # it will not be sent again
         if status != 200:
             self._retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
             return
@@ -245,6 +254,10 @@ class HttpCall:
         except BackendFailure as failure:
             self._sink.failed(failure)
             return
+        except Exception:
+            # A bug of ours; whoever waits must not find out by the deadline.
+            self._sink.failed(BackendFailure(FailureCode.PROTOCOL, Phase.BODY))
+            raise
         self._sink.finished(body, observed)
 
     def lost(self, *, malformed: bool) -> None:

@@ -63,6 +63,7 @@ class ConnectionPool:
         self._max_idle = max_idle
         self._idle_s = idle_s
         self._idle: deque[EngineConnection] = deque()
+        self._is_closed = False
         self._tls = ssl.create_default_context() if address.is_tls else None
         self.in_use = 0
 
@@ -78,13 +79,16 @@ class ConnectionPool:
                 return connection
         return None
 
-    async def connect(self) -> EngineConnection:
+    async def connect(self, *, beyond_bound: bool = False) -> EngineConnection:
         """A new connection.
+
+        Args:
+            beyond_bound: take it although ``max_connections`` are in use.
 
         Raises:
             BackendFailure: phase ``connect``: unreachable, too slow, or too many are open.
         """
-        if self.in_use >= self._max_connections:
+        if self.in_use >= self._max_connections and not beyond_bound:
             raise BackendFailure(FailureCode.OVERLOADED, Phase.CONNECT)
         loop = asyncio.get_running_loop()
         self.in_use += 1
@@ -107,14 +111,15 @@ class ConnectionPool:
         self.in_use -= 1
         if not connection.is_usable:
             return
-        if len(self._idle) >= self._max_idle:
+        if self._is_closed or len(self._idle) >= self._max_idle:
             connection.abort()
             return
         connection.idle_since_s = asyncio.get_running_loop().time()
         self._idle.append(connection)
 
-    def close_idle(self) -> None:
-        """Drop every connection that waits for work."""
+    def close(self) -> None:
+        """Drop every connection that waits for work, and those in use when they are given back."""
+        self._is_closed = True
         while self._idle:
             self._idle.pop().abort()
 

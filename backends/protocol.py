@@ -64,4 +64,4 @@ class Backend(Protocol):
         """Whether the replica says that it is healthy."""
 
     async def close(self) -> None:
-        """Drop idle connections; running calls go on."""
+        """Keep no connection any more; running calls go on."""

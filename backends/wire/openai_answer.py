@@ -39,7 +39,7 @@ def rebuild_answer(raw: bytes, request: InferenceRequest) -> tuple[bytes, Observ
         public: dict[str, Any] = {"object": "list", "data": rows, "model": request.public_model}
         if usage:
             public["usage"] = {"prompt_tokens": usage.prompt, "total_tokens": usage.prompt}
-        return orjson.dumps(public), Observed(usage, len(rows))
+        return _encode(public), Observed(usage, len(rows))
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
         raise _malformed()
@@ -53,7 +53,14 @@ def rebuild_answer(raw: bytes, request: InferenceRequest) -> tuple[bytes, Observ
     }
     if usage:
         public["usage"] = usage.as_openai()
-    return orjson.dumps(public), Observed(usage, len(choices))
+    return _encode(public), Observed(usage, len(choices))
+
+
+def _encode(public: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(public)
+    except TypeError:  # nested deeper than JSON is written here
+        raise _malformed() from None
 
 
 def _chat_choice(choice: object, position: int) -> dict[str, Any]:
