@@ -87,6 +87,11 @@ def malformed_json() -> ApiError:
     return ApiError(400, "invalid_request_error", "body_invalid", "The request body must be one JSON object in UTF-8.")
 
 
+def too_deep() -> ApiError:
+    """The body is nested deeper than it can be written again for an engine."""
+    return ApiError(400, "invalid_request_error", "body_invalid", "The request body is nested too deeply.")
+
+
 def malformed_http() -> ApiError:
     """The bytes are no HTTP request."""
     return ApiError(400, "invalid_request_error", "http_invalid", "The request is not valid HTTP/1.1.")

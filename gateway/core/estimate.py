@@ -42,28 +42,32 @@ def plan(ask: Ask, endpoint: Endpoint, card: PriceCard) -> Plan:
     if ask.max_tokens is not None and ask.max_tokens > context:
         raise Refused(errors.context_length_exceeded())
     prompt_bound = min(ask.prompt_tokens_bound, context * ask.prompts)
+    room = max(1, context - prompt_bound)
     if ask.kind is Kind.EMBEDDING:
         wanted = 0
     else:
         wanted = min(ask.max_tokens or endpoint.max_output_tokens, endpoint.max_output_tokens, context)
+        if ask.max_tokens is None and wanted > room:
+            wanted = context  # the engine will be told no bound, so nothing but its context bounds it
     return Plan(
         quote=quote(card, prompt_tokens_bound=prompt_bound, completions=ask.completions),
         tokens_wanted=wanted,
         tokens_estimated=ask.body_bytes // 4 + 1 + wanted * ask.completions,
-        room=max(1, context - prompt_bound),
+        room=room,
     )
 
 
 def upstream_max_tokens(ask: Ask, planned: Plan, granted: int) -> int | None:
     """The bound that the engine is told; ``None`` leaves it to the engine's context.
 
-    A caller who named a bound gets that bound, or less if credit covers less. One who named none and can afford all
-    gets none, because an engine refuses a bound that does not fit beside the prompt, and only it can count the prompt.
+    A caller who named a bound gets that bound, or less if credit covers less. One who named none gets the endpoint's,
+    if that surely fits beside the prompt. Else none is told, because an engine refuses a bound that does not fit, and
+    only it can count the prompt; the hold then covers the whole context.
     """
     if ask.kind is Kind.EMBEDDING:
         return None
     if granted < planned.tokens_wanted:
         return granted if ask.max_tokens is not None else min(granted, planned.room)
     if ask.max_tokens is None:
-        return None
+        return planned.tokens_wanted if planned.tokens_wanted <= planned.room else None
     return min(ask.max_tokens, planned.tokens_wanted)

@@ -7,7 +7,7 @@ Sources: OpenAI API reference (chat, completions, embeddings); contract section 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,17 +25,27 @@ MAX_TOKENS = 10_000_000
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 TEMPLATE_TOKENS_PER_MESSAGE = 32
 """Room for what a chat template writes around a message. No template seen so far needs half of it."""
+TEMPLATE_TOKENS = 512
+"""Room for what it writes once: a default system prompt, how tools are called."""
+ANY_PROMPT_TOKENS = 1 << 31
+"""The bound of a prompt whose bytes say nothing of its tokens; an endpoint's context is less."""
+INDENTED_BYTES = 64 * 1024
+"""Larger bodies with tools are not written anew to be measured: an indent may make a body hundreds of times longer."""
+DEEPEST_BRACKETS = 250
+"""Fewer brackets than this can't be nested deeper than orjson writes (254)."""
 
 REACHES_INSIDE = frozenset(
     {
         "add_special_tokens", "best_of", "bootstrap_host", "bootstrap_port", "bootstrap_room", "cache_salt",
-        "chat_template", "chat_template_kwargs_override", "data_parallel_rank", "documents", "echo",
-        "include_stop_str_in_output", "kv_transfer_params", "lora_path", "mm_processor_kwargs", "priority",
+        "chat_template", "chat_template_kwargs_override", "custom_logit_processor", "custom_params",
+        "data_parallel_rank", "disaggregated_params", "documents", "echo", "id_slot", "include_stop_str_in_output",
+        "input_embeds", "input_ids", "kv_transfer_params", "logits_processors", "lora", "lora_path", "lora_request",
+        "max_new_tokens", "media_io_kwargs", "mm_processor_kwargs", "n_predict", "priority", "prompt_embeds",
         "prompt_logprobs", "request_id", "return_hidden_states", "return_token_ids", "return_tokens_as_token_ids",
         "rid", "session_params", "use_beam_search", "vllm_xargs",
     }
 )  # fmt: skip
-"""Fields of engines that select internals, other templates or unmetered work; never passed on."""
+"""Fields of engines that select internals, other templates, other bounds or unmetered work; never passed on."""
 
 OUR_OWN = frozenset({"model", "stream", "stream_options", "user", "metadata", "store", "n", "service_tier"})
 """Known fields that the gateway answers itself or that mean nothing to an engine."""
@@ -50,7 +60,7 @@ class Ask:
         known: fields of the OpenAI schema, to be passed on.
         extra: fields we don't know; only for engines that tolerate them.
         max_tokens: the caller's bound on completion tokens of one choice, if given.
-            prompt_tokens_bound: no tokenizer makes more tokens than this of the prompt.
+        prompt_tokens_bound: no tokenizer makes more tokens than this of the prompt.
     """
 
     kind: Kind
@@ -78,6 +88,8 @@ def read_ask(kind: Kind, raw: bytes) -> Ask:
         raise Refused(errors.malformed_json()) from None
     if not isinstance(body, dict):
         raise Refused(errors.malformed_json())
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST_BRACKETS:
+        _check_depth(body)
     table = _TABLES[kind]
     model = body.get("model")
     if not isinstance(model, str) or not model:
@@ -96,25 +108,26 @@ def read_ask(kind: Kind, raw: bytes) -> Ask:
             if name not in OUR_OWN:
                 known[name] = value
     stream = bool(body.get("stream"))
-    include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-    if body.get("stream_options") is not None and not stream:
-        raise _invalid("stream_options", "may only be given when stream is true")
-    completions = body.get("n") or 1
-    if completions > 1:
-        known["n"] = completions
+    include_usage = False
+    completions = 0
+    if kind is not Kind.EMBEDDING:
+        include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        if body.get("stream_options") is not None and not stream:
+            raise _invalid("stream_options", "may only be given when stream is true")
+        completions = body.get("n") or 1
+        if completions > 1:
+            known["n"] = completions
+    elif stream:
+        raise _invalid("stream", "is not possible for embeddings")
     prompts = 1
     prompt_bound = len(raw) + 16
     if kind is Kind.CHAT:
-        messages = _require(body, "messages")
-        prompt_bound += TEMPLATE_TOKENS_PER_MESSAGE * len(messages)
+        prompt_bound = _chat_bound(len(raw), _require(body, "messages"), body.get("tools"))
     elif kind is Kind.COMPLETION:
         prompts = _separate(_require(body, "prompt"))
         completions *= prompts
     else:
         prompts = _separate(_require(body, "input"))
-        if stream:
-            raise _invalid("stream", "is not possible for embeddings")
-        completions = 0
     max_tokens = known.get("max_completion_tokens", known.get("max_tokens"))
     if kind is Kind.COMPLETION and max_tokens is None:
         max_tokens = 16  # the API's documented default for this route
@@ -150,6 +163,30 @@ def _require(body: Mapping[str, Any], name: str) -> Any:
 def _separate(value: Any) -> int:
     """How many inputs a ``prompt`` or ``input`` field holds."""
     return len(value) if isinstance(value, list) and not isinstance(value[0], int) else 1
+
+
+def _check_depth(body: dict[str, Any]) -> None:
+    try:
+        orjson.dumps(body)
+    except TypeError:
+        raise Refused(errors.too_deep()) from None
+
+
+def _chat_bound(body_bytes: int, messages: list[dict[str, Any]], tools: list[Any] | None) -> int:
+    """No chat template makes more tokens of these; a token is at least a byte."""
+    if any(isinstance(part, dict) and part.get("type") == "image_url" for part in _parts_of(messages)):
+        return ANY_PROMPT_TOKENS  # a plain image of many pixels has few bytes
+    if tools and body_bytes > INDENTED_BYTES:
+        return ANY_PROMPT_TOKENS
+    # Some templates write tools with an indent of four, which is at most twice an indent of two.
+    tool_bytes = 2 * len(orjson.dumps(tools, option=orjson.OPT_INDENT_2)) if tools else 0
+    return body_bytes + tool_bytes + TEMPLATE_TOKENS + TEMPLATE_TOKENS_PER_MESSAGE * len(messages)
+
+
+def _parts_of(messages: list[dict[str, Any]]) -> Iterator[Any]:
+    for message in messages:
+        if isinstance(message.get("content"), list):
+            yield from message["content"]
 
 
 # -- checks of single fields ----------------------------------------------------------

@@ -43,11 +43,31 @@ def test_the_bound_is_prompt_plus_wanted_tokens_times_n() -> None:
 
 
 def test_without_max_tokens_the_endpoints_limit_is_held() -> None:
-    """A caller who names no bound is held for the most the endpoint may answer, and the engine is told no bound."""
+    """A caller who names no bound is held for the most the endpoint may answer, and the engine is told so."""
     request = ask()
-    planned = plan(request, endpoint(), CARD)
+    planned = plan(request, endpoint(context=10_000), CARD)
     assert planned.tokens_wanted == 400
-    assert upstream_max_tokens(request, planned, 400) is None
+    assert upstream_max_tokens(request, planned, 400) == 400
+
+
+def test_an_engine_that_is_told_no_bound_is_held_for_its_context() -> None:
+    """Where the endpoint's limit may not fit beside a long prompt, only the context bounds the answer, and the hold."""
+    request = ask(user="x" * 9_900)
+    planned = plan(request, endpoint(context=10_000), CARD)
+    assert planned.tokens_wanted == 10_000
+    assert upstream_max_tokens(request, planned, 10_000) is None
+
+
+def test_few_bytes_may_be_many_tokens() -> None:
+    """An image's bytes say nothing of its tokens, and a template may write tools with more white space."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    seen = ask(messages=[{"role": "user", "content": [image]}], max_tokens=1)
+    assert plan(seen, endpoint(context=5_000), CARD).quote.fixed_nanos == 5_000
+    schema: dict[str, Any] = {}
+    for _ in range(60):
+        schema = {"a": schema}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    assert ask(tools=tools).prompt_tokens_bound > len(json.dumps(tools, indent=4))
 
 
 def test_a_clamp_is_told_to_the_engine() -> None:

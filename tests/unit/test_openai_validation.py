@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -55,6 +56,40 @@ def test_a_wrong_field_is_named(field: str, value: Any) -> None:
     assert code == f"{field}_invalid"
     assert param is not None
     assert param.startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", "x"),
+        ("n", [1]),
+        ("stream_options", "x"),
+        ("stream_options", [1]),
+        ("metadata", 5),
+        ("encoding_format", []),
+    ],
+)
+@pytest.mark.parametrize("kind", list(Kind))
+def test_no_type_of_any_field_breaks_any_route(kind: Kind, field: str, value: Any) -> None:
+    """A field that a route does not know is dropped or refused there, whatever it holds."""
+    body = {"model": "ep_x", "messages": HELLO, "prompt": "x", "input": "x", "stream": kind is not Kind.EMBEDDING}
+    with suppress(Refused):
+        assert field not in read_ask(kind, json.dumps({**body, field: value}).encode()).known
+
+
+def test_embeddings_have_no_completions() -> None:
+    """``n`` means nothing there: it is neither passed on nor held for."""
+    asked = read_ask(Kind.EMBEDDING, b'{"model": "ep_x", "input": "x", "n": 5}')
+    assert asked.completions == 0
+    assert "n" not in asked.known
+
+
+@pytest.mark.parametrize("depth", [300, 1000, 2000])
+def test_a_body_too_deep_to_be_passed_on_is_refused(depth: int) -> None:
+    """What could not be written for an engine is a 400 before anything is held."""
+    raw = b'{"model": "ep_x", "messages": [{"role": "user", "content": "x"}], "x": %b}'
+    code, _ = refused(Kind.CHAT, raw % (b"[" * depth + b"]" * depth))
+    assert code == "body_invalid"
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"model": NaN}', b"null", b"[" * 5000])
