@@ -29,7 +29,8 @@ class Exchange:
     """One request.
 
     ``claim`` is the name of the client's idempotency key; ``replayed`` says that an earlier outcome was the answer.
-    ``token_buckets`` and ``open_places`` are the names of the limits that its hold took from, to be given back.
+    ``token_buckets`` and ``open_places`` name the limits that its hold took from, to be given back; a bucket with the
+    tokens it took.
     Times named ``_s`` are monotonic, ``_ms`` is Unix time.
     """
 
@@ -48,7 +49,7 @@ class Exchange:
     held_nanos: int | None = None
     claim: str | None = None
     replayed: bool = False
-    token_buckets: tuple[str, ...] = ()
+    token_buckets: tuple[tuple[str, int], ...] = ()
     open_places: tuple[str, ...] = ()
     status: int = 0
     error_code: str | None = None

@@ -48,7 +48,7 @@ async def admit(
         Refused: 429, 402 or 503, with the state of the limits attached as ``limits``.
     """
     admission = build_admission(exchange, plan, body, defaults=defaults, expires_in_s=expires_in_s)
-    exchange.token_buckets = tuple(rate.name for rate in admission.rates if rate.name.endswith(":tpm"))
+    exchange.token_buckets = tuple((rate.name, rate.cost) for rate in admission.rates if rate.name.endswith(":tpm"))
     exchange.open_places = tuple(place.name for place in admission.opens)
     try:
         verdict = await counter.admit(admission)

@@ -207,7 +207,7 @@ class Pipeline:
             outcome = None
             if answer is not None and ending is Ending.FINISHED and exchange.claim is not None:
                 outcome = pack(Outcome(False, answer.body)) if recording is None else recording.pack()
-            durable = stages.settler.post(exchange, ending, observed, planned.tokens_estimated, outcome=outcome)
+            durable = stages.settler.post(exchange, ending, observed, outcome=outcome)
         if answer is not None and ending is Ending.FINISHED:
             # The client sees the end only when its charge can no longer be lost.
             await asyncio.shield(durable)

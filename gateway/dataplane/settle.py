@@ -91,7 +91,6 @@ class Settler:
         exchange: Exchange,
         ending: Ending,
         observed: Observed,
-        estimated_tokens: int,
         *,
         outcome: str | None = None,
     ) -> asyncio.Task[None]:
@@ -107,7 +106,7 @@ class Settler:
         exchange.observed = observed
         charge = charge_of(ending, observed, exchange.card, exchange.ask)
         exchange.billed_nanos = charge.amount_nanos
-        settlement = build_settlement(exchange, charge, estimated_tokens, outcome=outcome)
+        settlement = build_settlement(exchange, charge, outcome=outcome)
         task = asyncio.get_running_loop().create_task(self._outbox.record(settlement))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -119,9 +118,7 @@ class Settler:
             await asyncio.gather(*self._running, return_exceptions=True)
 
 
-def build_settlement(
-    exchange: Exchange, charge: Charge, estimated_tokens: int, *, outcome: str | None = None
-) -> Settlement:
+def build_settlement(exchange: Exchange, charge: Charge, *, outcome: str | None = None) -> Settlement:
     """What the ledger is told; pure but for what the exchange holds."""
     key, endpoint, card, kind = exchange.key, exchange.endpoint, exchange.card, exchange.kind
     assert key is not None
@@ -129,7 +126,7 @@ def build_settlement(
     assert card is not None
     assert kind is not None
     used = sum(quantity for meter, quantity in charge.meters.items() if meter is not Meter.REQUEST)
-    unused = max(0, estimated_tokens - used)
+    unused = [(bucket, took - used) for bucket, took in exchange.token_buckets if took > used]
     info = {
         "key": key.id,
         "endpoint": endpoint.id,
@@ -149,7 +146,7 @@ def build_settlement(
         hold_id=exchange.request_id,
         org_id=key.org_id,
         amount_nanos=charge.amount_nanos,
-        refunds=tuple((bucket, unused) for bucket in exchange.token_buckets) if unused else (),
+        refunds=tuple(unused),
         opens=exchange.open_places,
         info=orjson.dumps(info),
         claim=exchange.claim,

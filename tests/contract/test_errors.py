@@ -354,6 +354,14 @@ async def test_tokens_per_minute(gateway: Gateway) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_tokens_that_were_used_do_not_come_back(gateway: Gateway) -> None:
+    """A request that is estimated at more than the whole limit takes the limit, and gives back only what it left."""
+    tenant = await gateway.tenant(limits=Limits(tokens_per_minute=1000))
+    assert (await gateway.chat(tenant, sim={"tokens": 600})).status == 200
+    await gateway.wait_quiet()
+    is_error(gateway, await gateway.chat(tenant), 429, "rate_limit_error", "rate_limited")
+
+
 async def test_concurrent_requests(gateway: Gateway) -> None:
     """One more than the ceiling is 429; when one ends, the next is let in."""
     tenant = await gateway.tenant(limits=Limits(concurrent=2))

@@ -115,7 +115,10 @@ def exchange(limits: Limits) -> Exchange:
 
 
 def test_limits_of_key_and_organization_are_taken_and_given_back() -> None:
-    """The admission names every limit; the settlement gives unused tokens back to the same buckets."""
+    """The admission names every limit; the settlement gives unused tokens back to the same buckets.
+
+    A bucket gets back what was taken from it and not used, not what the request was estimated at.
+    """
     one = exchange(Limits(requests_per_minute=60, tokens_per_minute=1000))
     assert one.ask is not None
     assert one.endpoint is not None
@@ -124,10 +127,11 @@ def test_limits_of_key_and_organization_are_taken_and_given_back() -> None:
     key = f"key:{'k' * 24}"
     assert [(rate.name, rate.per_minute) for rate in admission.rates] == [(f"{key}:rpm", 60), (f"{key}:tpm", 1000)]
     assert [(place.name, place.at_most) for place in admission.opens] == [(f"{key}:open", 2), ("org:org_1:open", 5)]
-    one.token_buckets, one.open_places = (f"{key}:tpm",), (f"{key}:open", "org:org_1:open")
+    one.token_buckets = ((f"{key}:tpm", planned.tokens_estimated), ("org:org_1:tpm", 5))
+    one.open_places = (f"{key}:open", "org:org_1:open")
     one.ending = Ending.FINISHED
     charge = charge_of(Ending.FINISHED, seen(3, 4, 4), TOKENS, one.ask)
-    settlement = build_settlement(one, charge, planned.tokens_estimated)
+    settlement = build_settlement(one, charge)
     assert settlement.refunds == ((f"{key}:tpm", planned.tokens_estimated - 7),)
     assert settlement.opens == one.open_places
     info = json.loads(settlement.info)
