@@ -11,7 +11,7 @@ from tests.system.wire import Answer
 REQUEST_ID = re.compile(r"req_[0-9a-hjkmnp-tv-z]{26}")
 ENGINE_FIELDS = re.compile(
     r'"(?:system_fingerprint|prompt_token_ids|token_ids|stop_reason|kv_transfer_params|prompt_logprobs|max_model_len|'
-    r'root|parent)"|\r\nx-sim|Traceback|File \\?"',
+    r'root|parent)"\s*:|\r\nx-sim|Traceback|File \\?"',
     re.IGNORECASE,
 )
 
