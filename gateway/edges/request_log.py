@@ -7,6 +7,8 @@ thing on the hot path. Never a prompt, an answer or a key's secret; the key's id
 from __future__ import annotations
 
 import os
+import select
+from collections import deque
 from typing import Any
 
 import orjson
@@ -14,6 +16,10 @@ import orjson
 from gateway.core.exchange import Exchange
 
 MAX_BUFFERED = 10_000
+PROBES = frozenset({"/healthz", "/readyz"})
+"""A balancer asks every second; only an answer that is not 200 is worth a line."""
+PIECE_BYTES = select.PIPE_BUF
+"""A pipe that is writable takes this much without waiting, and in one piece beside the lines of other workers."""
 
 
 class RequestLog:
@@ -27,12 +33,14 @@ class RequestLog:
     def __init__(self, descriptor: int = 1, *, enabled: bool = True) -> None:
         self._descriptor = descriptor
         self._enabled = enabled
-        self._lines: list[bytes] = []
+        self._lines: deque[bytes] = deque()
+        self._writable = select.poll()
+        self._writable.register(descriptor, select.POLLOUT)
         self._dropped = 0
 
     def closed(self, exchange: Exchange, now_s: float) -> None:
         """Take note of an exchange."""
-        if not self._enabled:
+        if not self._enabled or (exchange.status == 200 and exchange.route in PROBES):
             return
         if len(self._lines) >= MAX_BUFFERED:
             self._dropped += 1
@@ -40,19 +48,27 @@ class RequestLog:
         self._lines.append(orjson.dumps(line_of(exchange, now_s), option=orjson.OPT_APPEND_NEWLINE))
 
     def flush(self) -> None:
-        """Write what was collected. A reader that is gone or slow costs lines, never requests."""
-        if not self._lines:
-            return
-        if self._dropped:
+        """Write what was collected, as far as it can be without waiting. A reader that is gone or slow costs lines."""
+        if self._dropped and len(self._lines) < MAX_BUFFERED:
             self._lines.append(b'{"event":"log_lines_dropped","count":%d}\n' % self._dropped)
             self._dropped = 0
-        data = b"".join(self._lines)
-        self._lines.clear()
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except OSError:
-            self._dropped += 1
+        while self._lines and self._writable.poll(0):
+            piece = self._take_piece()
+            try:
+                written = os.write(self._descriptor, piece)
+            except OSError:
+                self._dropped += piece.count(b"\n")
+                return
+            if written < len(piece):
+                self._lines.appendleft(piece[written:])
+
+    def _take_piece(self) -> bytes:
+        lines = [self._lines.popleft()]
+        size = len(lines[0])
+        while self._lines and size + len(self._lines[0]) <= PIECE_BYTES:
+            lines.append(self._lines.popleft())
+            size += len(lines[-1])
+        return b"".join(lines)
 
 
 def line_of(exchange: Exchange, now_s: float) -> dict[str, Any]:
