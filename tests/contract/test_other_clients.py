@@ -204,5 +204,7 @@ def test_the_javascript_client(gateway: Gateway, node_client: Path) -> None:
         assert (refusal["name"], refusal["status"], refusal["code"]) == (kind, status, code)
         assert REQUEST_ID.fullmatch(refusal["requestID"])
     assert [model["id"] for model in seen["models"]] == [tenant.endpoint_id, last]
-    assert seen["aborted"]["deltas"] == 3
+    # What had been read before the abort may still come; the engine stops.
+    assert 3 <= seen["aborted"]["deltas"] < 100
+    assert run_apart(gateway.sim_record(tag="javascript abort", state="cancelled"))["completion_tokens"] < 1000
     assert seen["vectors"] == [64, 64]

@@ -55,7 +55,7 @@ const controller = new AbortController();
 seen.aborted = { deltas: 0 };
 try {
   const stream = await client.chat.completions.create(
-    { model, messages, stream: true, sim: { tokens: 2000, itl_ms: 20 } },
+    { model, messages, stream: true, tag: "javascript abort", sim: { tokens: 2000, itl_ms: 20 } },
     { signal: controller.signal },
   );
   for await (const chunk of stream) {
