@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from backends.wire.failure import BackendFailure, FailureCode, Phase
+from backends.wire.finish_reason import finish_reason
 from backends.wire.openai_stream import clean_tool_calls
 from backends.wire.request import InferenceRequest, Kind
 from backends.wire.usage import Observed, read_usage
@@ -89,7 +90,7 @@ def _frame(choice: dict[str, Any], position: int) -> dict[str, Any]:
     return {
         "index": index if isinstance(index, int) else position,
         "logprobs": choice.get("logprobs"),
-        "finish_reason": choice.get("finish_reason") or "stop",
+        "finish_reason": finish_reason(choice.get("finish_reason")),
     }
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from backends.wire.failure import BackendFailure, FailureCode, Phase
+from backends.wire.finish_reason import finish_reason
 from backends.wire.request import InferenceRequest, Kind
 from backends.wire.usage import Observed, TokenUsage, read_usage
 
@@ -184,11 +185,11 @@ class StreamRewriter:
             if choice.get("logprobs"):
                 content["logprobs"] = choice["logprobs"]
             out.append(self._chunk(index, content))
-        reason = choice.get("finish_reason")
-        if reason is not None and index not in self.finish_reasons:
-            self.finish_reasons[index] = str(reason)
+        said = choice.get("finish_reason")
+        if said is not None and index not in self.finish_reasons:
+            reason = self.finish_reasons[index] = finish_reason(said)
             empty: dict[str, Any] = {"delta": {}} if self._request.kind is Kind.CHAT else {"text": ""}
-            out.append(self._chunk(index, empty, str(reason)))
+            out.append(self._chunk(index, empty, reason))
         return b"".join(out)
 
     def _content(self, choice: dict[str, Any]) -> dict[str, Any]:

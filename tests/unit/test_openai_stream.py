@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from backends.wire.failure import BackendFailure, FailureCode
+from backends.wire.openai_answer import rebuild_answer
 from backends.wire.openai_stream import StreamRewriter
 from backends.wire.request import InferenceRequest, Kind
 
@@ -234,3 +235,29 @@ def test_a_fast_chunk_that_hides_something_takes_the_slow_road() -> None:
     raw = first + first + sly + upstream({}, finish="stop")
     chunks = chunks_of(run(raw)[0])
     assert chunks[3]["choices"][0]["delta"] == {"content": "b", "tool_calls": [{"index": 0, "id": "t"}]}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [("stop", "stop"), ("length", "length"), ("tool_calls", "tool_calls"), ("content_filter", "content_filter"),
+     ("eos_token", "stop"), (7, "stop"), ({"type": "stop", "matched": "secret"}, "stop")],
+)  # fmt: skip
+def test_a_finish_reason_is_one_of_the_schema(said: object, shown: str) -> None:
+    """An engine's own words for an end never leave, streamed or whole."""
+    choice = {"index": 0, "delta": {"content": "x"}, "message": {"content": "x"}, "finish_reason": said}
+    raw = json.dumps({"choices": [choice]}).encode()
+    streamed = StreamRewriter(request(), limit_bytes=10_000).feed(b"data: " + raw + b"\n\n")
+    assert json.loads(streamed.split(b"data: ")[-1])["choices"][0]["finish_reason"] == shown
+    whole, _ = rebuild_answer(raw, request())
+    assert json.loads(whole)["choices"][0]["finish_reason"] == shown
+
+
+@pytest.mark.parametrize("said", ["abort", "error", "cancelled", {"type": "abort", "message": "secret"}])
+def test_an_engine_that_gave_up_has_failed(said: object) -> None:
+    """An answer that the engine itself broke off is no finished answer: it must not be charged as one."""
+    choice = {"index": 0, "delta": {}, "message": {"content": "x"}, "finish_reason": said}
+    raw = json.dumps({"choices": [choice]}).encode()
+    with pytest.raises(BackendFailure):
+        StreamRewriter(request(), limit_bytes=10_000).feed(b"data: " + raw + b"\n\n")
+    with pytest.raises(BackendFailure):
+        rebuild_answer(raw, request())
