@@ -38,7 +38,7 @@ class Charge:
 NOTHING = Charge(0, {}, UsageSource.REPORTED)
 
 
-def charge_of(ending: Ending, observed: Observed, card: PriceCard, ask: Ask) -> Charge:
+def charge_of(ending: Ending, observed: Observed, card: PriceCard, ask: Ask, *, context_tokens: int) -> Charge:
     """Decide the charge; pure.
 
     An abandoned whole answer was never delivered. An abandoned stream counts once one content delta was.
@@ -48,7 +48,7 @@ def charge_of(ending: Ending, observed: Observed, card: PriceCard, ask: Ask) -> 
     if ending is Ending.ABANDONED and (not ask.stream or observed.content_deltas == 0):
         return NOTHING
     usage = observed.usage
-    if usage is None or (ending is Ending.FINISHED and not _is_plausible(usage, observed, ask)):
+    if usage is None or not _is_plausible(usage, ending, observed, ask, context_tokens):
         usage = TokenUsage(estimate_prompt_tokens(ask.body_bytes), observed.content_deltas, reported=False)
     meters = meters_of(usage)
     source = UsageSource.REPORTED if usage.reported else _guess(ask)
@@ -69,9 +69,7 @@ def meters_of(usage: TokenUsage) -> dict[Meter, int]:
 
 def accrued(exchange: Exchange, observed: Observed) -> tuple[int, bytes]:
     """What a running exchange would cost if its client left now, and the usage behind it; for heartbeats."""
-    assert exchange.card is not None
-    assert exchange.ask is not None
-    charge = charge_of(Ending.ABANDONED, observed, exchange.card, exchange.ask)
+    charge = _charge(exchange, Ending.ABANDONED, observed)
     return charge.amount_nanos, orjson.dumps({"meters": charge.by_name(), "source": charge.source})
 
 
@@ -100,11 +98,9 @@ class Settler:
         it is done when the settlement is durable.
         """
         assert exchange.ending is None, "an exchange is settled once"
-        assert exchange.card is not None
-        assert exchange.ask is not None
         exchange.ending = ending
         exchange.observed = observed
-        charge = charge_of(ending, observed, exchange.card, exchange.ask)
+        charge = _charge(exchange, ending, observed)
         exchange.billed_nanos = charge.amount_nanos
         settlement = build_settlement(exchange, charge, outcome=outcome)
         task = asyncio.get_running_loop().create_task(self._outbox.record(settlement))
@@ -154,9 +150,23 @@ def build_settlement(exchange: Exchange, charge: Charge, *, outcome: str | None 
     )
 
 
-def _is_plausible(usage: TokenUsage, observed: Observed, ask: Ask) -> bool:
-    """A finished answer with content cannot have used no completion tokens: such a report is no report."""
-    return usage.completion > 0 or observed.content_deltas == 0 or ask.kind is Kind.EMBEDDING
+def _charge(exchange: Exchange, ending: Ending, observed: Observed) -> Charge:
+    assert exchange.card is not None
+    assert exchange.ask is not None
+    assert exchange.endpoint is not None
+    context_tokens = exchange.endpoint.context_tokens
+    return charge_of(ending, observed, exchange.card, exchange.ask, context_tokens=context_tokens)
+
+
+def _is_plausible(usage: TokenUsage, ending: Ending, observed: Observed, ask: Ask, context_tokens: int) -> bool:
+    """Whether a report can be true; one that cannot is no report.
+
+    A finished answer with content has used completion tokens, and nothing uses more than its context holds.
+    """
+    if usage.prompt > context_tokens * ask.prompts or usage.completion > context_tokens * max(1, ask.completions):
+        return False
+    says_nothing = usage.completion == 0 and observed.content_deltas > 0 and ask.kind is not Kind.EMBEDDING
+    return not (says_nothing and ending is Ending.FINISHED)
 
 
 def _guess(ask: Ask) -> UsageSource:

@@ -16,7 +16,8 @@ from gateway.core.exchange import Ending, Exchange
 from gateway.core.openai import Ask, read_ask
 from gateway.core.state import Endpoint, EndpointStatus, Key, Limits, Scope
 from gateway.dataplane.admit import build_admission, duration, limit_headers
-from gateway.dataplane.settle import build_settlement, charge_of, meters_of
+from gateway.dataplane.settle import Charge, build_settlement, meters_of
+from gateway.dataplane.settle import charge_of as charge_in_context
 from ledger.core.meters import Meter, UsageSource
 from ledger.core.pricing import PriceCard
 from ledger.counter import LimitState
@@ -25,6 +26,10 @@ TOKENS = PriceCard(
     "pc_t", "ep", {Meter.PROMPT: 1_000_000, Meter.CACHED_PROMPT: 500_000, Meter.COMPLETION: 4_000_000}, 0, None
 )
 FLAT = PriceCard("pc_f", "ep", {Meter.REQUEST: 2_100_000}, 0, None)
+
+
+def charge_of(ending: Ending, observed: Observed, card: PriceCard, ask: Ask) -> Charge:
+    return charge_in_context(ending, observed, card, ask, context_tokens=1000)
 
 
 def ask(*, stream: bool = True, **fields: Any) -> Ask:
@@ -76,6 +81,15 @@ def test_without_a_report_deltas_are_counted_and_said_to_be() -> None:
 def test_a_report_of_zero_beside_content_is_no_report() -> None:
     """An engine that delivered text and reports zero tokens is not believed."""
     assert charge_of(Ending.FINISHED, seen(10, 0, 7), TOKENS, ask()).source is UsageSource.COUNTED
+
+
+@pytest.mark.parametrize("ending", [Ending.FINISHED, Ending.ABANDONED])
+@pytest.mark.parametrize(("prompt", "completion"), [(1001, 5), (10, 1001), (2**31 - 1, 2**31 - 1)])
+def test_a_report_of_more_than_the_context_is_no_report(ending: Ending, prompt: int, completion: int) -> None:
+    """An engine gone wrong cannot drain a customer's credit: what was passed on is counted instead."""
+    charge = charge_of(ending, seen(prompt, completion, 5), TOKENS, ask())
+    assert (charge.source, charge.meters[Meter.COMPLETION]) == (UsageSource.COUNTED, 5)
+    assert charge_of(ending, seen(1000, 1000, 5), TOKENS, ask()).source is UsageSource.REPORTED
 
 
 def test_meters_add_up_without_overlap() -> None:
