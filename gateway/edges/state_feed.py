@@ -276,8 +276,9 @@ class StateFeed:
                 elif stale:
                     await self._refresh(sorted(stale))
                 failures = 0
-            except LedgerError as error:
-                log.warning("Endpoints can't be refreshed: %s", error)
+            except Exception as error:
+                # Whatever it was: a worker that never refreshes again would serve what was stopped, at old prices.
+                log.warning("Endpoints can't be refreshed: %s", error, exc_info=not isinstance(error, LedgerError))
                 self._stale |= stale
                 self._woken.set()
                 await asyncio.sleep(_pause_s(failures))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -87,12 +88,16 @@ async def read_endpoints(pool: Pool, ids: Sequence[str] | None) -> dict[str, Pla
     for row in backend_rows:
         backends.setdefault(row["endpoint_id"], []).append(row)
     secrets = await _backend_secrets(backend_rows)
-    return {
-        row["id"]: Placed(
-            row["created_us"], _endpoint(row, backends.get(row["id"], ()), cards.get(row["id"], ()), secrets)
-        )
-        for row in rows
-    }
+    found: dict[str, Placed] = {}
+    for row in rows:
+        try:
+            endpoint = _endpoint(row, backends.get(row["id"], ()), cards.get(row["id"], ()), secrets)
+        except (TypeError, ValueError) as error:
+            # Of a newer release, or written by hand. It is not served, and hides no change of the others.
+            log.error("The endpoint %s is not understood: %s.", row["id"], error)
+            continue
+        found[row["id"]] = Placed(row["created_us"], endpoint)
+    return found
 
 
 async def read_key(pool: Pool, key_id: str) -> tuple[Key, str] | None:
@@ -140,21 +145,26 @@ def _endpoint(
 
 def _backend(row: Record, model: str, secrets: Mapping[str, str]) -> BackendSpec:
     options: dict[str, Any] = orjson.loads(row["options"])
+    health_path = options.get("health_path", "/health")
+    if not isinstance(health_path, str) or not health_path.startswith("/") or not health_path.isprintable():
+        raise ValueError(f"the health path of its backend {row['id']} is no path")
+    if urlsplit(row["url"]).port == 0:  # reading a port that is none raises
+        raise ValueError(f"the address of its backend {row['id']} has no port")
     return BackendSpec(
         id=row["id"],
         url=row["url"],
         kind=row["kind"],
         model=model,
-        api_key=secrets.get(options.get("api_key_file", "")),
+        api_key=secrets.get(str(options.get("api_key_file", ""))),
         tolerates_unknown_fields=options.get("tolerates_unknown_fields", True),
-        health_path=options.get("health_path", "/health"),
+        health_path=health_path,
     )
 
 
 async def _backend_secrets(rows: Sequence[Record]) -> dict[str, str]:
     """The keys we present to backends, by the file that holds each; they live in files, never in the database."""
-    paths = {path for row in rows if (path := orjson.loads(row["options"]).get("api_key_file"))}
-    return await asyncio.to_thread(_read_secrets, paths) if paths else {}
+    named = {str(path) for row in rows if (path := orjson.loads(row["options"]).get("api_key_file"))}
+    return await asyncio.to_thread(_read_secrets, named) if named else {}
 
 
 def _read_secrets(paths: set[str]) -> dict[str, str]:
@@ -162,7 +172,7 @@ def _read_secrets(paths: set[str]) -> dict[str, str]:
     for path in paths:
         try:
             secrets[path] = Path(path).read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             log.warning("The key file of a backend, %s, can't be read: %s.", path, type(error).__name__)
     return secrets
 

@@ -190,6 +190,28 @@ async def test_the_key_of_a_backend_comes_from_a_file(
         assert "s3cret" not in repr(endpoint)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        'options = \'{"api_key_file": 5, "health_path": 7}\'',
+        'options = \'{"api_key_file": "a\\u0001", "health_path": "x\\r\\ny"}\'',
+        "url = 'http://engine:99999'",
+    ],
+)
+async def test_an_endpoint_that_makes_no_sense_hides_no_other(
+    database_url: str, conn: AnyConnection, org: organizations.Organization, change: str
+) -> None:
+    """What somebody wrote by hand is not served; changes of the others still arrive, pushed and by the resync."""
+    record, _ = await endpoints.add(conn, _new(org))
+    odd, _ = await endpoints.add(conn, _new(org, name="odd"))
+    async with feeding(database_url, resync_s=0.3) as feed:
+        await conn.execute(f"UPDATE control.backend SET {change} WHERE endpoint_id = $1", odd.id)
+        await until(lambda: feed.endpoint(odd.id) is None)
+        await asyncio.sleep(0.4)
+        await endpoints.stop(conn, record.id)
+        await until(lambda: feed.endpoint(record.id).status is EndpointStatus.STOPPED)  # type: ignore[union-attr]
+
+
 # -- keys ------------------------------------------------------------------------------------------------------------
 
 
