@@ -127,11 +127,15 @@ class Worker:
         """Flush the request log, set gauges and refresh readiness, until cancelled."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            self._request_log.flush()
-            self._metrics.gauges(
-                holds=len(self.watch.relays), connections=len(self.shared.connections), outbox=self._outbox.pending
-            )
-            await self.refresh_readiness()
+            try:
+                self._request_log.flush()
+                self._metrics.gauges(
+                    holds=len(self.watch.relays), connections=len(self.shared.connections), outbox=self._outbox.pending
+                )
+                await self.refresh_readiness()
+            except Exception:
+                # A house that is kept no more would show the readiness of that moment for ever.
+                log.exception("housekeeping failed")
 
     async def drain(self) -> None:
         """Finish what runs, within the drain timeout; what is left then is ended and costs nothing."""
