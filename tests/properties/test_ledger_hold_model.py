@@ -240,18 +240,8 @@ def machine_for(loop: Loop, url: str, note: Callable[[str], None]) -> type[RuleB
 
 def test_the_model_and_redis_agree(loop: Loop, fresh_redis: Callable[..., Any]) -> None:
     """Whatever is done in whatever order, the script answers, books and tells what the model says, to the nano."""
-    seen: set[str] = set()
-    machine = seed(20260722)(machine_for(loop, fresh_redis(durable=False).url, seen.add))
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine,
-        settings=settings(
-            max_examples=80,
-            stateful_step_count=50,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-    # The search is worth something only if it got everywhere.
+    # The search is worth something only if it got everywhere. What the last seed missed is left to the next one:
+    # how a search goes depends on Redis's clock too.
     wanted = {
         "grant applied",
         "grant gap",
@@ -277,6 +267,20 @@ def test_the_model_and_redis_agree(loop: Loop, fresh_redis: Callable[..., Any]) 
         "void of settled: repeated",
         "reap of 1",
     }
+    seen: set[str] = set()
+    for number in range(20260722, 20260728):
+        machine = seed(number)(machine_for(loop, fresh_redis(durable=False).url, seen.add))
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            machine,
+            settings=settings(
+                max_examples=80,
+                stateful_step_count=50,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        if wanted <= seen:
+            break
     assert wanted <= seen, wanted - seen
 
 
