@@ -147,6 +147,7 @@ class StreamRewriter:
             return b""
         if payload == b"[DONE]":
             self.done = True
+            self._trail = None  # nothing takes the short road any more
             return b""
         try:
             chunk = orjson.loads(payload)
@@ -174,6 +175,8 @@ class StreamRewriter:
         index = choice.get("index", 0)
         if not isinstance(index, int) or not 0 <= index < 1024:
             raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
+        if index in self.finish_reasons:
+            return b""  # a choice that has finished says nothing more, and costs nothing more
         out: list[bytes] = []
         content = self._content(choice)
         if index not in self._begun:
@@ -186,8 +189,9 @@ class StreamRewriter:
                 content["logprobs"] = choice["logprobs"]
             out.append(self._chunk(index, content))
         said = choice.get("finish_reason")
-        if said is not None and index not in self.finish_reasons:
+        if said is not None:
             reason = self.finish_reasons[index] = finish_reason(said)
+            self._trail = None
             empty: dict[str, Any] = {"delta": {}} if self._request.kind is Kind.CHAT else {"text": ""}
             out.append(self._chunk(index, empty, reason))
         return b"".join(out)
@@ -230,7 +234,7 @@ class StreamRewriter:
 
     def _learn(self, event: bytes, choices: list[Any]) -> None:
         """Remember the shape of a plain chunk: one unfinished choice 0 that holds one text and nothing else."""
-        if self._request.completions != 1 or len(choices) != 1:
+        if self._request.completions != 1 or len(choices) != 1 or self.finish_reasons:
             return
         choice = choices[0]
         if choice.get("index", 0) != 0 or choice.get("finish_reason") is not None or choice.get("logprobs"):

@@ -261,3 +261,12 @@ def test_an_engine_that_gave_up_has_failed(said: object) -> None:
         StreamRewriter(request(), limit_bytes=10_000).feed(b"data: " + raw + b"\n\n")
     with pytest.raises(BackendFailure):
         rebuild_answer(raw, request())
+
+
+@pytest.mark.parametrize("end", [upstream({}, finish="stop"), b"data: [DONE]\n\n"], ids=["finish", "done"])
+def test_nothing_follows_the_end(end: bytes) -> None:
+    """What an engine sends behind the end of an answer is neither shown nor counted, on either road."""
+    rewriter = StreamRewriter(request(), limit_bytes=10_000)
+    rewriter.feed(upstream({"content": "a"}) + upstream({"content": "b"}) + end)
+    assert rewriter.feed(upstream({"content": "c"}) + upstream({"content": "d"})) == b""
+    assert rewriter.observed().content_deltas == 2
