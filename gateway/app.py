@@ -165,6 +165,7 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
             shards=settings.shards,
             epoch=await _read_epoch(settings),
             timeout_s=settings.redis_timeout_s,
+            keep_closed_s=settings.keep_closed_s,
         )
         stack.push_async_callback(counter.close)
         metrics = Metrics()

@@ -80,6 +80,12 @@ class Settings:
 
     hold_expiry_s: float = _setting(30.0, "A hold without a heartbeat is reaped after this time.", low=1, high=3600)
     hold_heartbeat_s: float = _setting(3.0, "Time between heartbeats of the open holds of a worker.", low=0.2, high=600)
+    keep_closed_s: float = _setting(
+        86_400.0,
+        "How long Redis remembers closed holds (about 235 bytes each) and idempotency keys.",
+        low=60,
+        high=31 * 86_400,
+    )
     key_cache_size: int = _setting(100_000, "API keys a worker remembers.", low=1, high=10_000_000)
     resync_s: float = _setting(30.0, "Time between full resyncs of endpoints and prices.", low=0.1, high=3600)
     max_staleness_s: float = _setting(

@@ -46,6 +46,7 @@ async def open_ledger(settings: Settings) -> AsyncIterator[tuple[Ledger, CreditC
             shards=settings.shards,
             epoch=await ledger.epoch(),
             timeout_s=settings.redis_timeout_s,
+            keep_closed_s=settings.keep_closed_s,
         )
         try:
             await ledger.ensure_epoch(counter)

@@ -49,6 +49,7 @@ async def run_reconciler(settings: Settings) -> None:
             shards=settings.shards,
             epoch=await Ledger(pool).epoch(),
             timeout_s=settings.redis_timeout_s,
+            keep_closed_s=settings.keep_closed_s,
         )
         try:
             await _begin(Ledger(pool), counter, stop)
