@@ -12,11 +12,11 @@ import orjson
 
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.finish_reason import finish_reason
-from backends.wire.openai_stream import clean_tool_calls
+from backends.wire.openai_stream import clean_logprobs, clean_tool_calls
 from backends.wire.request import InferenceRequest, Kind
 from backends.wire.usage import Observed, read_usage
 
-MESSAGE_FIELDS = ("reasoning_content", "refusal", "annotations")
+MESSAGE_FIELDS = ("reasoning_content", "refusal")
 
 
 def rebuild_answer(raw: bytes, request: InferenceRequest) -> tuple[bytes, Observed]:
@@ -89,7 +89,7 @@ def _frame(choice: dict[str, Any], position: int) -> dict[str, Any]:
     index = choice.get("index")
     return {
         "index": index if isinstance(index, int) else position,
-        "logprobs": choice.get("logprobs"),
+        "logprobs": clean_logprobs(choice.get("logprobs")),
         "finish_reason": finish_reason(choice.get("finish_reason")),
     }
 

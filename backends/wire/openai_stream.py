@@ -133,10 +133,9 @@ class StreamRewriter:
             if b'"usage"' in event:
                 parsed = orjson.loads(event[event.index(b"{") :])
                 self._usage = read_usage(parsed.get("usage")) or self._usage
-        if self._request.completions > 1 and self._usage is not None and not self._is_total:
-            # With several choices engines report the running count of one of them. Each delta is a token at least.
-            completion = max(self._usage.completion, self._deltas)
-            return Observed(replace(self._usage, completion=completion, reported=False), self._deltas)
+        if self._usage is not None and not self._is_total and self._usage.completion < self._deltas:
+            # A running count that lags, or that of one choice among several. Each delta is a token at least.
+            return Observed(replace(self._usage, completion=self._deltas, reported=False), self._deltas)
         return Observed(self._usage, self._deltas)
 
     # -- the slow road: parse, keep what is known, write anew ----------------------------------------------------------
@@ -186,7 +185,7 @@ class StreamRewriter:
         if content:
             self._deltas += 1
             if choice.get("logprobs"):
-                content["logprobs"] = choice["logprobs"]
+                content["logprobs"] = clean_logprobs(choice["logprobs"])
             out.append(self._chunk(index, content))
         said = choice.get("finish_reason")
         if said is not None:
@@ -269,6 +268,32 @@ def clean_tool_calls(calls: object) -> list[dict[str, Any]]:
         if isinstance(function, dict):
             kept["function"] = {n: function[n] for n in ("name", "arguments") if function.get(n) is not None}
         cleaned.append(kept)
+    return cleaned
+
+
+_LOGPROB_FIELDS = ("token", "logprob", "bytes")
+_LEGACY_LOGPROB_FIELDS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+
+
+def clean_logprobs(raw: object) -> dict[str, Any] | None:
+    """Keep of log probabilities what the OpenAI schemas know, of the chat's form or the older one."""
+    if not isinstance(raw, dict):
+        return None
+    if "tokens" in raw:
+        return {name: raw[name] for name in _LEGACY_LOGPROB_FIELDS if name in raw}
+    return {
+        kind: [_clean_token(token) for token in raw.get(kind) or []] for kind in ("content", "refusal") if kind in raw
+    }
+
+
+def _clean_token(token: object) -> dict[str, Any]:
+    if not isinstance(token, dict):
+        return {}
+    cleaned = {name: token.get(name) for name in _LOGPROB_FIELDS}
+    if isinstance(token.get("top_logprobs"), list):
+        cleaned["top_logprobs"] = [
+            {name: top.get(name) for name in _LOGPROB_FIELDS} for top in token["top_logprobs"] if isinstance(top, dict)
+        ]
     return cleaned
 
 

@@ -75,13 +75,6 @@ def invalid(field: str, reason: str) -> ApiError:
     return ApiError(400, "invalid_request_error", f"{slug}_invalid", f"{field} {reason}.", field)
 
 
-def unsupported(field: str) -> ApiError:
-    """A field we know but the endpoint cannot honour."""
-    return ApiError(
-        400, "invalid_request_error", f"{field}_unsupported", f"{field} is not supported by this endpoint.", field
-    )
-
-
 def malformed_json() -> ApiError:
     """The body is no JSON object."""
     return ApiError(400, "invalid_request_error", "body_invalid", "The request body must be one JSON object in UTF-8.")
@@ -314,6 +307,18 @@ def ledger_unavailable() -> ApiError:
         "Credit cannot be checked at the moment. Nothing was charged. Try again in a moment.",
         origin=Origin.LEDGER,
         retry_after_s=2,
+    )
+
+
+def charge_uncertain() -> ApiError:
+    """The answer is made, and neither the disk nor Redis takes its charge: it is not given, and not asked for again."""
+    return ApiError(
+        500,
+        "server_error",
+        "charge_uncertain",
+        "The answer could not be booked and is withheld. It may still be charged, once. Quote the request id.",
+        origin=Origin.LEDGER,
+        should_retry=False,
     )
 
 

@@ -55,7 +55,6 @@ class Exchange:
     error_code: str | None = None
     first_byte_s: float | None = None
     upstream_sent_s: float | None = None
-    upstream_first_s: float | None = None
     upstream_done_s: float | None = None
     answered_s: float | None = None
     ending: Ending | None = None

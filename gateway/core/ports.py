@@ -48,6 +48,3 @@ class Recorder(Protocol):
 
     def relayed(self, exchange: Exchange, gap_s: float) -> None:
         """Content was passed on, this long after the previous piece."""
-
-    def settled(self, charged_nanos: int, shortfall_nanos: int) -> None:
-        """The ledger's counter confirmed a settlement."""

@@ -37,6 +37,7 @@ from gateway.dataplane.watch import Watch
 from gateway.settings import Settings
 from ledger.core.money import micros_floor
 from ledger.counter import CreditCounter, Held
+from ledger.outbox import OutboxUnavailable
 
 log = logging.getLogger("pareta.pipeline")
 
@@ -185,7 +186,7 @@ class Pipeline:
             recorder=stages.recorder,
             recording=recording,
         )
-        stages.watch.relays.add(relay)
+        stages.watch.add(relay)
         ending = Ending.FAILED
         answer: Answer | None = None
         try:
@@ -210,7 +211,10 @@ class Pipeline:
             durable = stages.settler.post(exchange, ending, observed, outcome=outcome)
         if answer is not None and ending is Ending.FINISHED:
             # The client sees the end only when its charge can no longer be lost.
-            await asyncio.shield(durable)
+            try:
+                await asyncio.shield(durable)
+            except OutboxUnavailable:
+                raise Refused(errors.charge_uncertain()) from None
             self._finish(exchange, reply, answer, head)
 
     async def _ask_replicas(self, exchange: Exchange, relay: Relay, request: InferenceRequest) -> Answer:

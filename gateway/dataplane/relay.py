@@ -134,8 +134,6 @@ class Relay:
 
     def accepted(self) -> None:
         """The backend answers: a stream begins, so that no client tries again."""
-        if self.exchange.upstream_first_s is None:
-            self.exchange.upstream_first_s = time.monotonic()
         ask = self.exchange.ask
         if ask is not None and ask.stream:
             self._begin()

@@ -18,6 +18,8 @@ from gateway.dataplane.settle import accrued
 from ledger.counter import Beat, CounterUnavailable, CreditCounter
 
 TICK_S = 0.25
+REMEMBER_S = 30.0
+"""How long a revoked key is remembered for requests that were let in just before; longer than any wait for a hold."""
 log = logging.getLogger("pareta.watch")
 
 
@@ -35,6 +37,8 @@ class Watch:
         self._heartbeat_s = heartbeat_s
         self._expires_in_s = expires_in_s
         self._beating: asyncio.Task[None] | None = None
+        self._revoked_at_s: dict[str, float] = {}
+        self._is_closing = False
         self.relays: set[Relay] = set()
 
     async def run(self, shared: Shared) -> None:
@@ -55,14 +59,27 @@ class Watch:
                 next_beat_s = now_s + self._heartbeat_s
                 self._beating = loop.create_task(self._beat())
 
+    def add(self, relay: Relay) -> None:
+        """Look after a relay, unless it has to end at once: much can happen while a request waits for its hold."""
+        self.relays.add(relay)
+        key = relay.exchange.key
+        if self._is_closing:
+            relay.interrupt(errors.overloaded(), Ending.FAILED)
+        elif key is not None and key.id in self._revoked_at_s:
+            relay.interrupt(errors.invalid_api_key(), Ending.ABANDONED)
+
     def revoke(self, key_id: str) -> None:
         """A key was revoked: its open exchanges end now, charged for what was delivered."""
+        now_s = time.monotonic()
+        self._revoked_at_s = {key: at_s for key, at_s in self._revoked_at_s.items() if now_s - at_s < REMEMBER_S}
+        self._revoked_at_s[key_id] = now_s
         for relay in list(self.relays):
             if relay.exchange.key is not None and relay.exchange.key.id == key_id:
                 relay.interrupt(errors.invalid_api_key(), Ending.ABANDONED)
 
     def interrupt_all(self) -> None:
         """The drain's time is over: what still runs ends now, and costs nothing."""
+        self._is_closing = True
         for relay in list(self.relays):
             relay.interrupt(errors.overloaded(), Ending.FAILED)
 

@@ -17,7 +17,6 @@ class EdgeRecorder:
         self._metrics = metrics
         self._request_log = request_log
         self.relayed = metrics.relayed
-        self.settled = metrics.settled
 
     def closed(self, exchange: Exchange, now_s: float) -> None:
         """An exchange is over."""

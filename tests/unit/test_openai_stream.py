@@ -169,6 +169,36 @@ def test_several_choices_are_counted_together_when_cut_short() -> None:
     assert (usage.prompt, usage.completion, usage.reported) == (9, 12, False)
 
 
+def test_a_running_count_that_lags_is_not_believed() -> None:
+    """An engine that reports usage in its first chunk only is billed for the deltas that followed."""
+    rewriter = StreamRewriter(request(), limit_bytes=1 << 20)
+    rewriter.feed(upstream({"content": "a"}, tokens=1))
+    for _ in range(9):
+        rewriter.feed(upstream({"content": "b"}))
+    usage = rewriter.observed().usage
+    assert usage is not None
+    assert (usage.prompt, usage.completion, usage.reported) == (9, 10, False)
+
+
+def test_logprobs_keep_the_schema() -> None:
+    """Tokens and their alternatives pass; what an engine adds inside them does not."""
+    top = {"token": "b", "logprob": -2.0, "bytes": [98], "rank": 2}
+    token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [top], "token_id": 7}
+    chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "logprobs": {"content": [token], "secret": 1}}]}
+    raw = b"data: " + json.dumps(chunk).encode() + b"\n\n" + upstream({}, finish="stop")
+    logprobs = chunks_of(run(raw)[0])[1]["choices"][0]["logprobs"]
+    assert logprobs == {
+        "content": [
+            {
+                "token": "a",
+                "logprob": -0.5,
+                "bytes": [97],
+                "top_logprobs": [{"token": "b", "logprob": -2.0, "bytes": [98]}],
+            }
+        ]
+    }
+
+
 def test_tool_calls_pass_with_known_fields_only() -> None:
     """Tool call deltas arrive whole, without what an engine adds to them."""
     call = {
