@@ -114,7 +114,8 @@ async def test_a_full_pool_does_not_make_a_replica_look_dead() -> None:
 
 async def test_an_answer_that_cannot_be_rebuilt_is_a_failure_and_no_silence(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever an engine thinks of, its caller hears the end at once and not when the deadline passes."""
-    odd = {**WHOLE, "choices": [{**WHOLE["choices"][0], "logprobs": [0]}]}  # type: ignore[dict-item, index]
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": [0]}}
+    odd = {**WHOLE, "choices": [{"index": 0, "message": {"role": "assistant", "tool_calls": [call]}}]}
     raw = json.dumps(odd).encode().replace(b"[0]", b"[" * 300 + b"]" * 300)
     async with engine(raw) as backend:
         with pytest.raises(BackendFailure) as caught:
