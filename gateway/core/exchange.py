@@ -56,7 +56,6 @@ class Exchange:
     first_byte_s: float | None = None
     upstream_sent_s: float | None = None
     upstream_done_s: float | None = None
-    answered_s: float | None = None
     ending: Ending | None = None
     observed: Observed | None = None
     billed_nanos: int | None = None

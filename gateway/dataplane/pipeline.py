@@ -25,6 +25,7 @@ from gateway.core.ports import Recorder, StateView
 from gateway.core.state import Limits, Scope
 from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
 from gateway.dataplane.authenticate import authenticate, may_be_ours
+from gateway.dataplane.finish import finish_stream, finish_whole
 from gateway.dataplane.models import list_models, retrieve_model
 from gateway.dataplane.relay import Answer, Interrupted, Patience, Relay
 from gateway.dataplane.replay import replay
@@ -35,7 +36,6 @@ from gateway.dataplane.server import Request
 from gateway.dataplane.settle import Settler
 from gateway.dataplane.watch import Watch
 from gateway.settings import Settings
-from ledger.core.money import micros_floor
 from ledger.counter import CreditCounter, Held
 from ledger.outbox import OutboxUnavailable
 
@@ -48,7 +48,6 @@ INFERENCE_ROUTES = {f"/v1/{kind.value}": kind for kind in Kind}
 MODEL_PREFIX = "/v1/models/"
 MODEL_ROUTE = "/v1/models/{id}"
 PLAIN_ROUTES = frozenset({*INFERENCE_ROUTES, "/v1/models", "/healthz", "/readyz"})
-DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +100,7 @@ class Pipeline:
             log.exception("request %s failed", exchange.request_id)
             _refuse(exchange, reply, Refused(errors.internal()))
         finally:
-            exchange.answered_s = time.monotonic()
-            self._stages.recorder.closed(exchange, exchange.answered_s)
+            self._stages.recorder.closed(exchange, time.monotonic())
 
     # -- which route -----------------------------------------------------------------------------------------
 
@@ -151,9 +149,7 @@ class Pipeline:
             raise Refused(errors.forbidden())
         ask = exchange.ask = read_ask(exchange.kind, request.body)
         idempotency_key = request.headers.get(b"idempotency-key")
-        if idempotency_key is not None and await replay(
-            stages.counter, exchange, reply, idempotency_key, request.body, stream_end=DONE
-        ):
+        if idempotency_key is not None and await replay(stages.counter, exchange, reply, idempotency_key, request.body):
             return
         endpoint = exchange.endpoint = resolve(stages.state, exchange.key.org_id, ask.model, exchange.kind)
         exchange.card = endpoint.card_at(exchange.started_ms)
@@ -240,11 +236,10 @@ class Pipeline:
     def _finish(self, exchange: Exchange, reply: Reply, answer: Answer, head: bytes) -> None:
         assert exchange.ask is not None
         assert exchange.billed_nanos is not None
-        billed_micros = str(micros_floor(exchange.billed_nanos)).encode()
         if exchange.ask.stream:
-            reply.end_stream(b": X-Pareta-Billed: " + billed_micros + b"\n\n" + DONE)
+            finish_stream(reply, billed_nanos=exchange.billed_nanos)
         else:
-            reply.send(200, answer.body, extra=head + b"X-Pareta-Billed: " + billed_micros + b"\r\n")
+            finish_whole(reply, answer.body, billed_nanos=exchange.billed_nanos, extra=head)
 
     def _fail(self, exchange: Exchange, reply: Reply, error: ApiError) -> None:
         if not reply.has_begun:
@@ -298,11 +293,17 @@ def _inference_request(exchange: Exchange, planned: Plan, held: Held) -> Inferen
         body=body,
         stream=ask.stream,
         include_usage=ask.include_usage,
-        answer_id=("chatcmpl-" if kind is Kind.CHAT else "cmpl-") + exchange.request_id.removeprefix("req_"),
+        answer_id=_answer_id(exchange),
         created_s=exchange.started_ms // 1000,
         public_model=ask.model,
         completions=ask.completions,
     )
+
+
+def _answer_id(exchange: Exchange) -> str:
+    """The same on every chunk of an answer, also on the one that tells of its failure."""
+    prefix = "chatcmpl-" if exchange.kind is Kind.CHAT else "cmpl-"
+    return prefix + exchange.request_id.removeprefix("req_")
 
 
 def _is_stream(exchange: Exchange) -> bool:
@@ -367,7 +368,7 @@ def _error_chunk(exchange: Exchange, error: ApiError) -> bytes:
     is_chat = exchange.kind is Kind.CHAT
     empty: dict[str, Any] = {"delta": {}} if is_chat else {"text": ""}
     chunk = {
-        "id": ("chatcmpl-" if is_chat else "cmpl-") + exchange.request_id.removeprefix("req_"),
+        "id": _answer_id(exchange),
         "object": "chat.completion.chunk" if is_chat else "text_completion",
         "created": exchange.started_ms // 1000,
         "model": exchange.ask.model,

@@ -11,21 +11,19 @@ from gateway.core.errors import Refused
 from gateway.core.exchange import Exchange
 from gateway.core.idempotency import claim_name, fingerprint, unpack
 from gateway.dataplane.admit import claim_error
+from gateway.dataplane.finish import finish_stream, finish_whole
 from gateway.dataplane.reply import Reply
 from ledger.counter import CounterUnavailable, CreditCounter
 
 REPLAYED = b"Idempotent-Replayed: true\r\n"
 
 
-async def replay(
-    counter: CreditCounter, exchange: Exchange, reply: Reply, header: bytes, body: bytes, *, stream_end: bytes
-) -> bool:
+async def replay(counter: CreditCounter, exchange: Exchange, reply: Reply, header: bytes, body: bytes) -> bool:
     """Claim-check a request that carries an idempotency key, and answer it if it was answered before.
 
     Args:
         header: the key as the client sent it.
         body: the raw request.
-        stream_end: what ends an event stream.
 
     Returns:
         Whether the request is answered. If not, ``exchange.claim`` is set and the hold has to claim it.
@@ -50,7 +48,7 @@ async def replay(
     exchange.status = 200
     if outcome.stream:
         reply.begin_stream(extra=REPLAYED)
-        reply.end_stream(outcome.body + b": X-Pareta-Billed: 0\n\n" + stream_end)
+        finish_stream(reply, billed_nanos=0, events=outcome.body)
     else:
-        reply.send(200, outcome.body, extra=REPLAYED + b"X-Pareta-Billed: 0\r\n")
+        finish_whole(reply, outcome.body, billed_nanos=0, extra=REPLAYED)
     return True
