@@ -38,6 +38,7 @@ log = logging.getLogger("pareta.worker")
 READY_FILE_VARIABLE = "PARETA_READY_FILE"
 LISTEN_BACKLOG = 4096
 HOUSEKEEPING_S = 0.5
+ACCEPTED_GRACE_S = 0.25
 JOURNAL_WAIT_S = 10.0
 """A predecessor that was killed may take a moment to be gone."""
 
@@ -75,6 +76,8 @@ async def run_worker(settings: Settings, slot: int) -> None:
         await stop.wait()
         _remove_ready_file()
         server.close()
+        # A connection accepted a moment ago looks idle until its request is read; closed now, it would be a reset.
+        await asyncio.sleep(ACCEPTED_GRACE_S)
         await worker.drain()
         log.info("worker %d has drained", slot)
 
