@@ -12,6 +12,9 @@ requests of one tick it is a few. One call per shard is in flight; what is asked
   in time, may have been taken. The collector voids it: right after the answer, or with the first call that works
   again. A void that overtakes its hold leaves a tombstone, so the hold then fails. If this process dies first, the
   hold expires and is reaped at nothing.
+* It never sends the script itself. A Redis that does not know it was restarted, failed over or flushed, and may have lost
+  money; the guardian (``ledger.guardian``) compares it with the books and only then loads the script. Until then a call
+  waits, within its deadline. The same goes for a Redis at another epoch, or one that lacks an event this process saw.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ MAX_ORPHANS = 65_536
 
 ORPHANS_PER_CALL = 64
 _ORPHAN_RETRY_S = (0.25, 0.5, 1.0, 2.0, 4.0)
+_UNSURE_PAUSE_S = 0.05
+"""Between two looks whether the guardian has let this Redis in."""
 
 SCRIPT = (files("ledger") / "lua" / "ledger.lua").read_bytes()
 # The hash names the script to Redis; nothing depends on its strength.
@@ -64,7 +69,7 @@ class CollectorCounts:
     calls: int = 0
     operations: int = 0
     failed_calls: int = 0
-    scripts_loaded: int = 0
+    unsure_calls: int = 0
     orphans_voided: int = 0
     orphans_dropped: int = 0
 
@@ -79,10 +84,13 @@ class Collector:
     keep_closed_s: float
     timeout_s: float
     counts: CollectorCounts = field(default_factory=CollectorCounts)
-    on_unknown_script: Callable[[int], bool] | None = None
-    """The guardian's place. Redis does not know the script: it was restarted, and what it knows of money may be old.
-    Called with the shard; a False answer fences the call instead of sending the script. None sends it."""
+    seen_seq: int = 0
+    """The highest event number of this epoch that this process knows of."""
+    on_unsure: Callable[[int, int, int], None] | None = None
+    """Told the shard, the epoch and the highest event seen in it when Redis does not let a call in; must not block."""
 
+    call_epoch: int = field(init=False)
+    """The epoch of the call that was answered last."""
     _link: RedisLink = field(init=False)
     _loop: asyncio.AbstractEventLoop = field(init=False)
     _queue: deque[Operation] = field(init=False, default_factory=deque)
@@ -98,7 +106,8 @@ class Collector:
     _head: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        self._link = RedisLink(self.url)
+        self._link = RedisLink(self.url, meta_key(self.shard))
+        self.call_epoch = self.epoch
         self._idle.set()
 
     @property
@@ -137,6 +146,11 @@ class Collector:
         if hold is not None and answer.result()[0] == 0:
             self._adopt(undo_words(hold))
             self._rouse()
+
+    def follow(self, epoch: int) -> None:
+        """Work under another epoch from the next call on."""
+        if epoch != self.epoch:
+            self.epoch, self.seen_seq = epoch, 0
 
     async def close(self) -> None:
         """Finish what waits, within the timeout, then disconnect. What is left fails."""
@@ -224,27 +238,35 @@ class Collector:
             return orjson.dumps([words for words, _, _ in batch] + undoing)
 
     async def _call(self, operations: bytes, timeout_s: float) -> list[Answer]:
+        """Have the script do it; while Redis is not known to be whole, wait for the guardian within the deadline."""
         self.counts.calls += 1
-        arguments = (1, meta_key(self.shard), self.epoch, operations, int(self.keep_closed_s * 1000))
-        try:
-            reply = await self._link.call(pack("EVALSHA", SCRIPT_SHA, *arguments), timeout_s)
-        except UnknownScript:
-            self._check_restarted()
-            reply = await self._link.call(pack("EVAL", SCRIPT, *arguments), timeout_s)
-        answers: list[Answer] = orjson.loads(reply)
-        if not isinstance(answers, list):
-            raise ValueError("the answer is no list")
+        deadline_s = self._loop.time() + timeout_s
+        while True:
+            epoch = self.epoch
+            try:
+                reply = await self._link.call(self._words(epoch, operations), deadline_s - self._loop.time())
+                break
+            except UnknownScript:
+                error = CounterUnavailable("fenced", "Redis was restarted and has not been checked yet")
+            except CounterUnavailable as refusal:
+                if refusal.reason != "fenced":
+                    raise
+                error = refusal
+            self.counts.unsure_calls += 1
+            if self.on_unsure is not None:
+                self.on_unsure(self.shard, epoch, self.seen_seq if epoch == self.epoch else 0)
+            if self._loop.time() + 2 * _UNSURE_PAUSE_S > deadline_s:
+                raise error
+            await asyncio.sleep(_UNSURE_PAUSE_S)
+        seq, *answers = orjson.loads(reply)
+        self.call_epoch = epoch
+        if epoch == self.epoch:
+            self.seen_seq = max(self.seen_seq, seq)
         return answers
 
-    def _check_restarted(self) -> None:
-        """Redis does not know the script.
-
-        It is sent by EVAL and never by SCRIPT LOAD: Redis 6.2 writes a SCRIPT LOAD into its append-only file, so that
-        after a restart it would know the script, and nobody would notice that it was restarted.
-        """
-        if self.on_unknown_script is not None and not self.on_unknown_script(self.shard):
-            raise CounterUnavailable("fenced", "Redis was restarted and has not been checked yet")
-        self.counts.scripts_loaded += 1
+    def _words(self, epoch: int, operations: bytes) -> bytes:
+        key, keep_ms = meta_key(self.shard), int(self.keep_closed_s * 1000)
+        return pack("EVALSHA", SCRIPT_SHA, 1, key, epoch, operations, keep_ms, self.seen_seq)
 
     def _resolve(self, batch: list[Operation], answers: list[Answer]) -> None:
         self.counts.operations += len(batch)

@@ -14,8 +14,10 @@ A hold with an unknown outcome is voided by the counter itself, see ``ledger.col
 ``CounterUnavailable`` or its caller is cancelled, the hold id is spent, and a new attempt takes a new id. A caller
 that is cancelled has therefore nothing to clean up as long as ``admit`` has not returned.
 
-The epoch fences: a Redis whose ``meta`` holds another epoch (wiped, restored from an old disk) answers every
-operation with ``CounterUnavailable('fenced')``, and no money moves.
+The epoch fences: a Redis whose ``meta`` holds another epoch (wiped, restored from an old disk), that lacks an event this
+process has seen, or that was restarted and not been checked by the guardian, answers every operation with
+``CounterUnavailable('fenced')``, and no money moves. Each shard has an epoch of its own; one that loses its Redis node
+does not stop the others.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Self
-from zlib import crc32
 
-from ledger.collector import Answer, Collector, CollectorCounts, meta_key
+from ledger.collector import SCRIPT, Answer, Collector, CollectorCounts, meta_key
+from ledger.core.ids import shard_of
 from ledger.counter_values import (
     AccountState,
     Admission,
@@ -38,6 +40,7 @@ from ledger.counter_values import (
     Held,
     HoldConflict,
     LedgerEvent,
+    Level,
     LimitState,
     OpenLimit,
     OutOfCredit,
@@ -77,6 +80,7 @@ __all__ = [
     "Held",
     "HoldConflict",
     "LedgerEvent",
+    "Level",
     "LimitState",
     "OpenLimit",
     "OutOfCredit",
@@ -100,32 +104,40 @@ _GRANT_VERDICTS: tuple[GrantVerdict, ...] = ("applied", "repeated", "gap")
 class CreditCounter:
     """The counter of all shards. Use it from one event loop; make it with :meth:`connect`."""
 
-    def __init__(self, redis_url: str, *, shards: int, epoch: int, timeout_s: float, keep_closed_s: float) -> None:
-        if shards < 1 or epoch < 1 or timeout_s <= 0 or keep_closed_s < 1:
-            raise ValueError("A counter has at least one shard, an epoch from 1, and times above zero.")
+    def __init__(
+        self, redis_url: str, *, shards: int, epoch: int | Sequence[int], timeout_s: float, keep_closed_s: float
+    ) -> None:
+        epochs = [epoch] * shards if isinstance(epoch, int) else list(epoch)
+        if shards < 1 or len(epochs) != shards or min(epochs) < 1 or timeout_s <= 0 or keep_closed_s < 1:
+            raise ValueError("A counter has at least one shard, an epoch from 1 for each, and times above zero.")
         self.shards = shards
-        self.epoch = epoch
         self.timeout_s = timeout_s
         self.counts = CollectorCounts()
         self._url = redis_url
         self._collectors = [
-            Collector(redis_url, shard, epoch, keep_closed_s, timeout_s, self.counts) for shard in range(shards)
+            Collector(redis_url, shard, number, keep_closed_s, timeout_s, self.counts)
+            for shard, number in enumerate(epochs)
         ]
-        # Reads have connections of their own: one for each reader of events (it blocks), one for all else.
-        self._reads = RedisLink(redis_url)
-        self._reads_turn = asyncio.Lock()
-        self._event_links: dict[int, tuple[RedisLink, asyncio.Lock]] = {}
+        # Reads have connections of their own: for each shard one for events (it blocks) and one for all else.
+        self._reads = self._links()
+        self._event_reads = self._links()
 
     @classmethod
     async def connect(
-        cls, redis_url: str, *, shards: int = 1, epoch: int, timeout_s: float = 2.0, keep_closed_s: float = 86_400.0
+        cls,
+        redis_url: str,
+        *,
+        shards: int = 1,
+        epoch: int | Sequence[int],
+        timeout_s: float = 2.0,
+        keep_closed_s: float = 86_400.0,
     ) -> Self:
         """Make a counter. It connects at its first operation and reconnects by itself, so Redis may be away now.
 
         Args:
-            redis_url: ``redis://``, ``rediss://`` or ``unix://``; Redis 6.2 to 8.
+            redis_url: of one server, of sentinels or of a cluster (see ``ledger.redis_link``); Redis 6.2 to 8.
             shards: never change it on a counter that holds money.
-            epoch: the ledger's epoch; a Redis at another one refuses.
+            epoch: the ledger's epoch, of all shards or of each; a Redis at another one refuses.
             timeout_s: deadline of each call; an operation has its answer within 1.25 times this.
             keep_closed_s: how long a closed hold is remembered, so that a repeated settlement is recognized.
 
@@ -137,8 +149,7 @@ class CreditCounter:
     async def close(self) -> None:
         """Finish what waits (within the timeout), then disconnect."""
         await asyncio.gather(*(collector.close() for collector in self._collectors))
-        await self._reads.close()
-        for link, _ in self._event_links.values():
+        for link, _ in (*self._reads, *self._event_reads):
             await link.close()
 
     # Holds
@@ -155,7 +166,7 @@ class CreditCounter:
         collector = self._collector_of(admission.org_id)
         answer = collector.ask(hold_words(admission), admission)
         try:
-            return read_hold(await answer, admission)
+            return read_hold(await answer, admission, collector.call_epoch)
         except asyncio.CancelledError:
             collector.abandon(answer, admission)
             raise
@@ -224,7 +235,7 @@ class CreditCounter:
         """
         by_shard: dict[int, list[Beat]] = {}
         for beat in beats:
-            by_shard.setdefault(self._shard_of(beat.org_id), []).append(beat)
+            by_shard.setdefault(self.shard_of(beat.org_id), []).append(beat)
         chunks = [
             (shard, group[start : start + BEATS_PER_OPERATION])
             for shard, group in by_shard.items()
@@ -247,7 +258,9 @@ class CreditCounter:
         answer = await self._collector_of(org_id).ask(words)
         if answer[0] == 0:
             return Extended(answer[1])
-        return OutOfCredit() if answer[0] == 1 else UnknownHold()
+        if answer[0] == 1:
+            return OutOfCredit(available_nanos=answer[2], returned_nanos=answer[3])
+        return UnknownHold()
 
     async def reap(self, limit: int = 100) -> int:
         """Close holds that have expired by Redis's clock, at what their last heartbeat had accrued.
@@ -278,13 +291,41 @@ class CreditCounter:
         answer = await self._collector_of(org_id).ask(("grant", org_id, grant_seq, amount_nanos, MOST_NANOS))
         return _GRANT_VERDICTS[answer[0]]
 
+    async def give_back(self, org_id: str, grant_seq: int, *, keep_nanos: int) -> int:
+        """Return what is available beyond ``keep_nanos`` to Postgres (by an event), and say how much that was.
+
+        Nothing is returned if a grant after ``grant_seq`` has come: somebody needs it. A repeat is harmless.
+
+        Raises:
+            CounterUnavailable: nobody knows.
+        """
+        answer = await self._collector_of(org_id).ask(("give_back", org_id, grant_seq, keep_nanos))
+        returned: int = answer[0]
+        return returned
+
+    async def levels(self, org_ids: Sequence[str]) -> dict[str, Level]:
+        """How much escrow each of these has in Redis, one call for each shard.
+
+        Raises:
+            CounterUnavailable: Redis could not be asked.
+        """
+        by_shard: dict[int, list[str]] = {}
+        for org_id in org_ids:
+            by_shard.setdefault(self.shard_of(org_id), []).append(org_id)
+        answers = await _all([self._collectors[shard].ask(("levels", orgs)) for shard, orgs in by_shard.items()])
+        return {
+            org_id: Level(*row)
+            for orgs, rows in zip(by_shard.values(), answers, strict=True)
+            for org_id, row in zip(orgs, rows, strict=True)
+        }
+
     # Reads
 
     async def account(self, org_id: str) -> AccountState:
         """An organization's account; all zero if Redis has none."""
-        key = f"{self._prefix(self._shard_of(org_id))}acct:{org_id}"
+        shard = self.shard_of(org_id)
         names = ("available", "held", "spent", "returned", "granted", "grant_seq")
-        row = await self._read("HMGET", key, *names)
+        row = await self._read(shard, "HMGET", f"{self._prefix(shard)}acct:{org_id}", *names)
         return AccountState(*(int(value or 0) for value in row))
 
     async def accounts(self, shard: int = 0) -> dict[str, AccountState]:
@@ -293,7 +334,7 @@ class CreditCounter:
         found: set[str] = set()
         cursor = b"0"
         while True:
-            cursor, keys = await self._read("SCAN", cursor, "MATCH", _literal(prefix) + "*", "COUNT", 1000)
+            cursor, keys = await self._read(shard, "SCAN", cursor, "MATCH", _literal(prefix) + "*", "COUNT", 1000)
             found.update(key.decode()[len(prefix) :] for key in keys)
             if cursor == b"0":
                 break
@@ -301,7 +342,7 @@ class CreditCounter:
 
     async def open_holds(self) -> int:
         """How many holds are HELD, over all shards."""
-        return sum([await self._read("ZCARD", f"{self._prefix(shard)}expiry") for shard in range(self.shards)])
+        return sum([await self._read(shard, "ZCARD", f"{self._prefix(shard)}expiry") for shard in range(self.shards)])
 
     async def ping(self) -> None:
         """Ask Redis whether it is there and at our epoch.
@@ -311,29 +352,45 @@ class CreditCounter:
         """
         for shard in range(self.shards):
             meta = await self.meta(shard)
-            if meta is None or meta.epoch != self.epoch:
+            if meta is None or meta.epoch != self.epoch_of(shard):
                 found = "none" if meta is None else str(meta.epoch)
-                raise CounterUnavailable("fenced", f"shard {shard} is at epoch {found}, the ledger at {self.epoch}")
+                raise CounterUnavailable(
+                    "fenced", f"shard {shard} is at epoch {found}, the ledger at {self.epoch_of(shard)}"
+                )
 
     async def meta(self, shard: int) -> ShardMeta | None:
         """Where a shard stands; None if it was never begun."""
-        epoch, seq = await self._read("HMGET", meta_key(shard), "epoch", "seq")
+        epoch, seq = await self._read(shard, "HMGET", meta_key(shard), "epoch", "seq")
         return None if epoch is None else ShardMeta(int(epoch), int(seq or 0))
 
     async def is_blank(self) -> bool:
         """Whether Redis has no key of any shard."""
-        cursor = b"0"
-        while True:
-            cursor, keys = await self._read("SCAN", cursor, "MATCH", "pareta:{*", "COUNT", 1000)
-            if keys:
-                return False
-            if cursor == b"0":
-                return True
+        for shard in range(self.shards):
+            cursor = b"0"
+            while True:
+                cursor, keys = await self._read(shard, "SCAN", cursor, "MATCH", "pareta:{*", "COUNT", 1000)
+                if keys:
+                    return False
+                if cursor == b"0":
+                    break
+        return True
 
     async def begin_epoch(self) -> None:
-        """Open all shards of a blank Redis at our epoch. A shard that has an epoch keeps it."""
+        """Open all shards at our epoch and load the script; a shard that has an epoch keeps it. Asks nobody.
+
+        For a counter that stands alone. Beside a ledger this is the guardian's decision (``ledger.guardian``).
+        """
         for shard in range(self.shards):
-            await self._read("HSETNX", meta_key(shard), "epoch", self.epoch)
+            await self._read(shard, "HSETNX", meta_key(shard), "epoch", self.epoch_of(shard))
+            await self.load_script(shard)
+
+    async def load_script(self, shard: int) -> None:
+        """Let Redis know the script, so that calls are let in.
+
+        By EVAL and never by SCRIPT LOAD: Redis 6.2 writes a SCRIPT LOAD into its append-only file, so that after a
+        restart it would know the script, and nobody would notice that it was restarted.
+        """
+        await self._read(shard, "EVAL", SCRIPT, 1, meta_key(shard), self.epoch_of(shard), "[]", 0, 0)
 
     # The event stream, for the reconciler
 
@@ -345,7 +402,7 @@ class CreditCounter:
         Raises:
             CounterUnavailable: Redis could not be asked.
         """
-        link, turn = self._event_links.setdefault(shard, (RedisLink(self._url), asyncio.Lock()))
+        link, turn = self._event_reads[shard]
         block: tuple[str | int, ...] = ("BLOCK", block_ms) if block_ms > 0 else ()
         key = f"{self._prefix(shard)}events"
         command = pack("XREAD", "COUNT", min(count, MAX_EVENTS_PER_READ), *block, "STREAMS", key, after_id)
@@ -355,12 +412,12 @@ class CreditCounter:
 
     async def stream_length(self, shard: int) -> int:
         """Events that were not trimmed yet."""
-        length: int = await self._read("XLEN", f"{self._prefix(shard)}events")
+        length: int = await self._read(shard, "XLEN", f"{self._prefix(shard)}events")
         return length
 
     async def trim(self, shard: int, min_id: str) -> int:
         """Forget events before ``min_id`` (which stays). Returns how many."""
-        trimmed: int = await self._read("XTRIM", f"{self._prefix(shard)}events", "MINID", "=", min_id)
+        trimmed: int = await self._read(shard, "XTRIM", f"{self._prefix(shard)}events", "MINID", "=", min_id)
         return trimmed
 
     # For metrics and the guardian
@@ -375,25 +432,47 @@ class CreditCounter:
         """Holds without an owner that wait to be voided, over all shards."""
         return sum(collector.orphans for collector in self._collectors)
 
-    def guard_unknown_script(self, guard: Callable[[int], bool]) -> None:
-        """Ask ``guard(shard)`` before the script is loaded into a Redis that does not know it; False fences."""
+    def on_unsure(self, tell: Callable[[int, int, int], None]) -> None:
+        """Have ``tell(shard, epoch, highest event seen)`` called when a shard does not let a call in."""
         for collector in self._collectors:
-            collector.on_unknown_script = guard
+            collector.on_unsure = tell
 
-    def _shard_of(self, org_id: str) -> int:
-        return 0 if self.shards == 1 else crc32(org_id.encode()) % self.shards
+    @property
+    def epoch(self) -> int:
+        """The epoch of the first shard."""
+        return self.epoch_of(0)
+
+    def epoch_of(self, shard: int) -> int:
+        """The epoch that this counter works under."""
+        return self._collectors[shard].epoch
+
+    def set_epoch(self, shard: int, number: int) -> None:
+        """Work under another epoch, because the ledger has opened one."""
+        self._collectors[shard].follow(number)
+
+    def seen_seq(self, shard: int) -> int:
+        """The highest event number of the shard's epoch that this process knows of."""
+        return self._collectors[shard].seen_seq
+
+    def shard_of(self, org_id: str) -> int:
+        """Where an organization's account is."""
+        return 0 if self.shards == 1 else shard_of(org_id, self.shards)
 
     def _collector_of(self, org_id: str) -> Collector:
-        return self._collectors[0] if self.shards == 1 else self._collectors[self._shard_of(org_id)]
+        return self._collectors[0] if self.shards == 1 else self._collectors[self.shard_of(org_id)]
+
+    def _links(self) -> list[tuple[RedisLink, asyncio.Lock]]:
+        return [(RedisLink(self._url, meta_key(shard)), asyncio.Lock()) for shard in range(self.shards)]
 
     @staticmethod
     def _prefix(shard: int) -> str:
         return meta_key(shard).removesuffix("meta")
 
-    async def _read(self, *words: str | bytes | int) -> Any:
-        async with self._reads_turn:
+    async def _read(self, shard: int, *words: str | bytes | int) -> Any:
+        link, turn = self._reads[shard]
+        async with turn:
             try:
-                return await self._reads.call(pack(*words), self.timeout_s)
+                return await link.call(pack(*words), self.timeout_s)
             except UnknownScript:
                 raise CounterUnavailable("busy", "Redis answered a read with NOSCRIPT") from None
 

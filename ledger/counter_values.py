@@ -6,7 +6,7 @@ Floor: ``ledger`` (no I/O here). Amounts are nano-USD; times end in ``_s`` or ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ledger.core.pricing import Quote
@@ -17,8 +17,9 @@ UnavailableReason = Literal["fenced", "unreachable", "timeout", "busy"]
 class CounterUnavailable(Exception):
     """The counter could not say; nothing may be assumed about what it did. Answer 503, never 402.
 
-    ``reason``: ``fenced`` (Redis is at another epoch), ``unreachable`` (no connection, or it was lost), ``timeout``
-    (no answer in time), ``busy`` (our queue is full, or Redis refuses writes just now).
+    ``reason``: ``fenced`` (Redis is at another epoch, has lost events, or was restarted and not been checked yet; nothing
+    was done), ``unreachable`` (no connection, or it was lost), ``timeout`` (no answer in time), ``busy`` (our queue is
+    full, or Redis refuses writes just now).
     """
 
     def __init__(self, reason: UnavailableReason, detail: str) -> None:
@@ -71,6 +72,8 @@ class Admission:
     info: bytes = b"{}"
     claim: str | None = None
     """Name of the client's idempotency key, if it sent one: only one hold at a time may be taken under it."""
+    clamp: bool = True
+    """Whether fewer tokens than wanted will do, if the account does not cover all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +91,26 @@ class Held:
     """The hold was taken (or had been, by the same request).
 
     ``tokens_granted``: the tokens wanted, clamped to what the account can pay; at least 1 (0 if 0 were wanted).
-    ``limits``: rates, then opens, in the order of the admission.
+    ``limits``: rates, then opens, in the order of the admission. ``epoch``: the one that the hold lives in.
     """
 
     amount_nanos: int
     tokens_granted: int
     limits: tuple[LimitState, ...]
+    epoch: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfCredit:
-    """The account cannot pay the fixed part and one token."""
+    """The account in Redis cannot pay all of it; with ``clamp``, not even the fixed part and one token.
+
+    ``available_nanos``: what it has. ``returned_nanos``: what it has given back to Postgres in this epoch, which may be
+    on its way there.
+    """
 
     limits: tuple[LimitState, ...] = ()
+    available_nanos: int = 0
+    returned_nanos: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +223,15 @@ class Extended:
     held_nanos: int
 
 
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How much escrow an organization has in Redis now."""
+
+    available_nanos: int
+    held_nanos: int
+    grant_seq: int
+
+
 GrantVerdict = Literal["applied", "repeated", "gap"]
 """``gap``: an earlier grant is missing, and nothing was done."""
 
@@ -243,8 +262,9 @@ class LedgerEvent:
 
     Args:
         id: of the stream entry: ``<epoch>-<seq>``.
-        kind: ``grant``, ``settle``, ``void``, ``reap`` or ``late``.
-        amount_nanos: charged; of ``late`` the signed difference to the reap's charge; of ``grant`` the amount.
+        kind: ``grant``, ``return``, ``settle``, ``void``, ``reap`` or ``late``.
+        amount_nanos: charged; of ``late`` the signed difference to the reap's charge; of ``grant`` and ``return`` what
+            came or went.
         held_nanos: what had been reserved.
         short_nanos: the hold's shortfall (of ``late``: the hold's total shortfall now, instead of the reap's).
         t_ms: Redis's clock.

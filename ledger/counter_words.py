@@ -74,6 +74,7 @@ def hold_words(a: Admission) -> tuple[Any, ...]:
         [(_name(o.name), o.at_most) for o in a.opens] if a.opens else (),
         _info(a.info),
         (_name(a.claim),) if a.claim else (),
+        1 if a.clamp else 0,
     )
 
 
@@ -113,13 +114,13 @@ def beat_words(beats: Sequence[Beat]) -> tuple[Any, ...]:
     )
 
 
-def read_hold(answer: list[Any], a: Admission) -> Held | OutOfCredit | RateLimited | HoldConflict | Claimed:
+def read_hold(answer: list[Any], a: Admission, epoch: int) -> Held | OutOfCredit | RateLimited | HoldConflict | Claimed:
     """The script's answer to an admission."""
     code = answer[0]
     if code == 0:
-        return Held(answer[1], answer[2], _limits(answer, 3, a))
+        return Held(answer[1], answer[2], _limits(answer, 3, a), epoch)
     if code == 1:
-        return OutOfCredit(_limits(answer, 1, a))
+        return OutOfCredit(_limits(answer, 3, a), answer[1], answer[2])
     if code == 2:
         names = [r.name for r in a.rates] + [o.name for o in a.opens]
         return RateLimited(names[answer[1]], answer[2] / 1000, _limits(answer, 4, a), bool(answer[3]))

@@ -21,6 +21,7 @@ from ledger.counter_values import CounterUnavailable, UnavailableReason
 
 _REASONS: Mapping[str, UnavailableReason] = {
     "FENCED": "fenced",
+    "BEHIND": "fenced",
     "BUSY": "busy",
     "LOADING": "busy",
     "OOM": "busy",
@@ -42,7 +43,7 @@ class UnknownScript(Exception):
 class RedisLink:
     """A lazily connected, self-healing connection. Not for two calls at once: its owner sees to that."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str = "") -> None:
         """``url``: ``redis://``, ``rediss://`` or ``unix://``. Raises ValueError if it is none of these."""
         self._settings: dict[str, Any] = dict(parse_url(url))
         self._class: type[AbstractConnection] = self._settings.pop("connection_class", Connection)

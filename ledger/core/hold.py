@@ -143,13 +143,15 @@ def affordable_tokens(quote: Quote, available: int, wanted: int) -> int | None:
     return None if tokens == 0 and wanted > 0 else tokens
 
 
-def take(account: Account, old: Hold | None, *, org: str, fingerprint: str, quote: Quote, wanted: int) -> Taken:
-    """Reserve credit. Precedence: the same hold again, conflict, credit."""
+def take(
+    account: Account, old: Hold | None, *, org: str, fingerprint: str, quote: Quote, wanted: int, clamp: bool = True
+) -> Taken:
+    """Reserve credit; with ``clamp`` for fewer tokens, if need be. Precedence: the same hold again, conflict, credit."""
     if old is not None:
         same = old.state is State.HELD and (old.org, old.fingerprint) == (org, fingerprint)
         return Taken("held" if same else "conflict", account, old)
     tokens = affordable_tokens(quote, account.available, wanted)
-    if tokens is None:
+    if tokens is None or (tokens < wanted and not clamp):
         return Taken("out_of_credit", account, None)
     amount = hold_nanos(quote, tokens)
     moved = replace(account, available=account.available - amount, held=account.held + amount)
@@ -200,6 +202,14 @@ def grant(account: Account, grant_seq: int, amount: int) -> tuple[str, Account]:
         return "repeated" if grant_seq <= account.grant_seq else "gap", account
     more = replace(account, available=account.available + amount, granted=account.granted + amount, grant_seq=grant_seq)
     return "applied", more
+
+
+def give_back(account: Account, grant_seq: int, *, keep: int) -> tuple[int, Account]:
+    """Return what is available beyond ``keep``, unless another grant than the last one known has come."""
+    amount = account.available - keep
+    if amount <= 0 or grant_seq != account.grant_seq:
+        return 0, account
+    return amount, replace(account, available=keep, returned=account.returned + amount)
 
 
 def _close(account: Account, hold: Hold, ending: Ending, amount: int) -> Ended:

@@ -7,6 +7,8 @@ same id, and the month of a ledger row follows from its own id, never from when 
 
 from __future__ import annotations
 
+from zlib import crc32
+
 REQUEST_PREFIX = "req_"
 REQUEST_RANDOM_BYTES = 10
 SHORT_RANDOM_BYTES = 8
@@ -65,6 +67,11 @@ def id_time_ms(request_id: str) -> int:
     for letter in request_id[len(REQUEST_PREFIX) : len(REQUEST_PREFIX) + _TIME_LETTERS]:
         time_ms = time_ms << 5 | _CROCKFORD_VALUE[letter]
     return time_ms
+
+
+def shard_of(org_id: str, shards: int) -> int:
+    """The credit shard that an organization's account lives in, from 0."""
+    return crc32(org_id.encode()) % shards
 
 
 def short_id(prefix: str, random_bytes: bytes) -> str:

@@ -1,9 +1,12 @@
 -- The credit counter of one shard: many operations in one atomic call.
 --
---   EVALSHA <sha> 1 pareta:{<shard>}:meta <epoch> <operations, JSON> <ms that closed holds are remembered>
+--   EVALSHA <sha> 1 pareta:{<shard>}:meta <epoch> <operations, JSON> <ms that closed holds are remembered> <seen seq>
 --
--- Every key shares the hash tag of KEYS[1], so the script also runs on Redis Cluster. The answer is one JSON text:
--- an array with one array per operation, in their order, written by hand (see int).
+-- Every key shares the hash tag of KEYS[1], so the script also runs on Redis Cluster. The answer is one JSON text, written
+-- by hand (see int): an array of the shard's last event number and then one array per operation, in their order.
+--
+-- Two guards stand before everything. FENCED: this counter is at another epoch than the caller. BEHIND: the caller has seen
+-- an event of this epoch that this counter does not have, so this Redis has lost something. Neither has done anything.
 --
 -- Laws of this file:
 --   * In every state granted = available + held + spent + returned, and available, held >= 0.
@@ -26,6 +29,10 @@ if meta[1] ~= ARGV[1] then
 end
 local epoch = ARGV[1]
 local seq = tonumber(meta[2] or 0)
+if seq < tonumber(ARGV[4]) then
+  return redis.error_reply('BEHIND this counter is at event ' .. int(seq) .. ' of epoch ' .. epoch
+    .. ', the caller has seen ' .. ARGV[4])
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -201,9 +208,10 @@ end
 
 local run = {}
 
--- hold, id, org, fingerprint, fixed, whole, rest, tokens, expires ms, [[rate, per minute, cost]], [[open, at most]], info, [claim]
--- 0 held: amount, tokens, limits · 1 out of credit: limits · 2 limited: index, wait ms, too large, limits · 3 conflict
--- 4 claimed: see claim_state
+-- hold, id, org, fingerprint, fixed, whole, rest, tokens, expires ms, [[rate, per minute, cost]], [[open, at most]], info,
+--   [claim], whether fewer tokens will do
+-- 0 held: amount, tokens, limits · 1 short: available, returned ever, limits · 2 limited: index, wait ms, too large, limits
+-- 3 conflict · 4 claimed: see claim_state
 function run.hold(a)
   local hold, org, print, fixed, whole, rest, wanted = a[2], a[3], a[4], a[5], a[6], a[7], a[8]
   local rates, opens = a[10], a[11]
@@ -247,14 +255,15 @@ function run.hold(a)
   local amount = fixed + price(tokens, whole, rest)
   if amount > available then
     local low, high = 0, wanted -- low tokens are affordable (if any are), high are not
-    if fixed > available then high = 0 end
+    if fixed > available or a[14] == 0 then high = 0 end
     while high - low > 1 do
       local middle = math.floor((low + high) / 2)
       if fixed + price(middle, whole, rest) <= available then low = middle else high = middle end
     end
     if low == 0 then
       for _, rate in ipairs(rates) do levels[rate[1]] = bucket_level(rate[1], rate[2]) end
-      return '1' .. limits_text(rates, levels, opens, counts, 0)
+      return '1,' .. int(available) .. ',' .. (redis.call('HGET', account, 'returned') or '0')
+        .. limits_text(rates, levels, opens, counts, 0)
     end
     tokens = low
     amount = fixed + price(tokens, whole, rest)
@@ -351,7 +360,7 @@ function run.beats(a)
 end
 
 -- extend, id, org, total
--- 0 extended: held · 1 out of credit: held · 2 not HELD. The total makes a repeat harmless.
+-- 0 extended: held · 1 short: held, available, returned ever · 2 not HELD. The total makes a repeat harmless.
 function run.extend(a)
   local key = prefix .. 'hold:' .. a[2]
   local row = read_hold(key)
@@ -360,7 +369,9 @@ function run.extend(a)
   if a[4] <= held then return '0,' .. int(held) end
   local account, available, held_sum = balance(a[3])
   local more = a[4] - held
-  if more > available then return '1,' .. int(held) end
+  if more > available then
+    return '1,' .. int(held) .. ',' .. int(available) .. ',' .. (redis.call('HGET', account, 'returned') or '0')
+  end
   redis.call('HSET', account, 'available', int(available - more), 'held', int(held_sum + more))
   redis.call('HSET', key, 'held', int(a[4]))
   return '0,' .. int(a[4])
@@ -378,6 +389,30 @@ function run.grant(a)
   redis.call('HSET', account, 'available', int(available + a[4]), 'grant_seq', int(a[3]))
   redis.call('HINCRBY', account, 'granted', int(a[4]))
   return '0'
+end
+
+-- give_back, org, grant_seq, most to keep
+-- How much was taken from what is available and returned to Postgres; nothing if another grant has come meanwhile.
+-- A repeat finds nothing left to return.
+function run.give_back(a)
+  local account, available = balance(a[2])
+  local amount = available - a[4]
+  if amount <= 0 or tonumber(redis.call('HGET', account, 'grant_seq') or 0) ~= a[3] then return '0' end
+  emit('return', '', a[2], amount, 0, 0, '')
+  redis.call('HSET', account, 'available', int(a[4]))
+  redis.call('HINCRBY', account, 'returned', int(amount))
+  return int(amount)
+end
+
+-- levels, [org]
+-- Of each: available, held, the number of its last grant.
+function run.levels(a)
+  local rows = {}
+  for i, org in ipairs(a[2]) do
+    local row = redis.call('HMGET', prefix .. 'acct:' .. org, 'available', 'held', 'grant_seq')
+    rows[i] = '[' .. (row[1] or '0') .. ',' .. (row[2] or '0') .. ',' .. (row[3] or '0') .. ']'
+  end
+  return table.concat(rows, ',')
 end
 
 -- reap, at most
@@ -405,12 +440,13 @@ function run.reap(a)
 end
 
 -- One operation that fails must not take the answers of the others with it.
-local answers = {}
+local answers = { '' }
 for i, operation in ipairs(cjson.decode(ARGV[2])) do
   local ok, answer = pcall(run[operation[1]], operation)
   if not ok then
     answer = '-1,' .. cjson.encode(type(answer) == 'table' and answer.err or tostring(answer))
   end
-  answers[i] = '[' .. answer .. ']'
+  answers[i + 1] = '[' .. answer .. ']'
 end
+answers[1] = int(seq)
 return '[' .. table.concat(answers, ',') .. ']'

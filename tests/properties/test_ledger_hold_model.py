@@ -29,6 +29,7 @@ from ledger.counter import (
     Extended,
     Held,
     HoldConflict,
+    Level,
     OutOfCredit,
     Settled,
     Settlement,
@@ -123,24 +124,31 @@ def machine_for(loop: Loop, url: str, note: Callable[[str], None]) -> type[RuleB
             rate=RATES,
             wanted=st.one_of(st.just(0), st.integers(1, 5000), st.integers(10**6, 2**31)),
             expires=st.booleans(),
+            clamp=st.booleans(),
         )
         def take(
-            self, name: str, org: str, fingerprint: str, fixed: int, rate: int, wanted: int, expires: bool
+            self, name: str, org: str, fingerprint: str, fixed: int, rate: int, wanted: int, expires: bool, clamp: bool
         ) -> None:
             quote = Quote(fixed, rate)
             old = self.holds.get(name)
-            taken = model.take(self.accounts[org], old, org=org, fingerprint=fingerprint, quote=quote, wanted=wanted)
+            taken = model.take(
+                self.accounts[org], old, org=org, fingerprint=fingerprint, quote=quote, wanted=wanted, clamp=clamp
+            )
+            expires_in_s = 0.001 if expires else 3600.0
             answer = loop.run(
-                self.counter.admit(Admission(name, org, fingerprint, quote, wanted, 0.001 if expires else 3600.0))
+                self.counter.admit(Admission(name, org, fingerprint, quote, wanted, expires_in_s, clamp=clamp))
             )
             if taken.verdict == "held":
                 assert taken.hold is not None
-                assert answer == Held(taken.hold.held, taken.hold.tokens, ())
+                assert answer == Held(taken.hold.held, taken.hold.tokens, (), 3)
                 self.holds[name] = taken.hold
                 if old is None and expires:
                     self.expiring.add(name)
+            elif taken.verdict == "conflict":
+                assert answer == HoldConflict()
             else:
-                assert isinstance(answer, HoldConflict if taken.verdict == "conflict" else OutOfCredit)
+                before = self.accounts[org]
+                assert answer == OutOfCredit((), before.available, before.returned)
             self.accounts[org] = taken.account
             note(f"take {taken.verdict}{' clamped' if taken.hold and taken.hold.tokens < wanted else ''}")
 
@@ -168,6 +176,19 @@ def machine_for(loop: Loop, url: str, note: Callable[[str], None]) -> type[RuleB
                 assert isinstance(answer, UnknownHold if taken.verdict == "conflict" else OutOfCredit)
             self.accounts[org] = taken.account
             note(f"extend {taken.verdict}")
+
+        @rule(org=ORG, known=st.integers(0, 4), keep=st.one_of(st.just(0), AMOUNTS))
+        def give_back(self, org: str, known: int, keep: int) -> None:
+            before = self.accounts[org]
+            number = before.grant_seq if known else before.grant_seq + 1
+            amount, self.accounts[org] = model.give_back(before, number, keep=keep)
+            assert loop.run(self.counter.give_back(org, number, keep_nanos=keep)) == amount
+            if amount:
+                self.events.append(("return", "", org, amount, 0, 0))
+            after = self.accounts[org]
+            levels = loop.run(self.counter.levels([org, "org_nobody"]))
+            assert levels == {org: Level(after.available, after.held, after.grant_seq), "org_nobody": Level(0, 0, 0)}
+            note(f"give back {bool(amount)}")
 
         @rule(name=HOLD, right=st.integers(0, 9), amount=AMOUNTS, void=st.booleans())
         def end(self, name: str, right: int, amount: int, void: bool) -> None:
@@ -229,6 +250,7 @@ def machine_for(loop: Loop, url: str, note: Callable[[str], None]) -> type[RuleB
                 assert state.available_nanos == account.available
                 assert state.held_nanos == account.held
                 assert state.spent_nanos == account.spent
+                assert state.returned_nanos == account.returned
                 assert state.granted_nanos == account.granted
                 assert state.grant_seq == account.grant_seq
             events = loop.run(self.counter.read_events(0))
@@ -265,6 +287,8 @@ def test_the_model_and_redis_agree(loop: Loop, fresh_redis: Callable[..., Any]) 
         "void of reaped: late",
         "void of None: unknown",
         "void of settled: repeated",
+        "give back True",
+        "give back False",
         "reap of 1",
     }
     seen: set[str] = set()
