@@ -12,9 +12,9 @@ requests of one tick it is a few. One call per shard is in flight; what is asked
   in time, may have been taken. The collector voids it: right after the answer, or with the first call that works
   again. A void that overtakes its hold leaves a tombstone, so the hold then fails. If this process dies first, the
   hold expires and is reaped at nothing.
-* It never sends the script itself. A Redis that does not know it was restarted, failed over or flushed, and may have lost
-  money; the guardian (``ledger.guardian``) compares it with the books and only then loads the script. Until then a call
-  waits, within its deadline. The same goes for a Redis at another epoch, or one that lacks an event this process saw.
+* It never sends the script itself. A Redis that does not know it was restarted, failed over or flushed, and may have
+  lost money; the guardian (``ledger.guardian``) compares it with the books and only then loads the script. Until then a
+  call waits, within its deadline. So it does for a Redis at another epoch, or one that lacks an event this process saw.
 """
 
 from __future__ import annotations
@@ -258,6 +258,7 @@ class Collector:
             if self._loop.time() + 2 * _UNSURE_PAUSE_S > deadline_s:
                 raise error
             await asyncio.sleep(_UNSURE_PAUSE_S)
+        answers: list[Answer]
         seq, *answers = orjson.loads(reply)
         self.call_epoch = epoch
         if epoch == self.epoch:

@@ -14,8 +14,8 @@ A hold with an unknown outcome is voided by the counter itself, see ``ledger.col
 ``CounterUnavailable`` or its caller is cancelled, the hold id is spent, and a new attempt takes a new id. A caller
 that is cancelled has therefore nothing to clean up as long as ``admit`` has not returned.
 
-The epoch fences: a Redis whose ``meta`` holds another epoch (wiped, restored from an old disk), that lacks an event this
-process has seen, or that was restarted and not been checked by the guardian, answers every operation with
+The epoch fences: a Redis whose ``meta`` holds another epoch (wiped, restored from an old disk), that lacks an event
+this process has seen, or that was restarted and not been checked by the guardian, answers every operation with
 ``CounterUnavailable('fenced')``, and no money moves. Each shard has an epoch of its own; one that loses its Redis node
 does not stop the others.
 """

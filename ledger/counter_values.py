@@ -17,9 +17,9 @@ UnavailableReason = Literal["fenced", "unreachable", "timeout", "busy"]
 class CounterUnavailable(Exception):
     """The counter could not say; nothing may be assumed about what it did. Answer 503, never 402.
 
-    ``reason``: ``fenced`` (Redis is at another epoch, has lost events, or was restarted and not been checked yet; nothing
-    was done), ``unreachable`` (no connection, or it was lost), ``timeout`` (no answer in time), ``busy`` (our queue is
-    full, or Redis refuses writes just now).
+    ``reason``: ``fenced`` (Redis is at another epoch, has lost events, or was restarted and not been checked yet;
+    nothing was done), ``unreachable`` (no connection, or it was lost), ``timeout`` (no answer in time), ``busy`` (our
+    queue is full, or Redis refuses writes just now).
     """
 
     def __init__(self, reason: UnavailableReason, detail: str) -> None:

@@ -146,7 +146,7 @@ def affordable_tokens(quote: Quote, available: int, wanted: int) -> int | None:
 def take(
     account: Account, old: Hold | None, *, org: str, fingerprint: str, quote: Quote, wanted: int, clamp: bool = True
 ) -> Taken:
-    """Reserve credit; with ``clamp`` for fewer tokens, if need be. Precedence: the same hold again, conflict, credit."""
+    """Reserve credit, with ``clamp`` also for fewer tokens. Precedence: the same hold again, conflict, credit."""
     if old is not None:
         same = old.state is State.HELD and (old.org, old.fingerprint) == (org, fingerprint)
         return Taken("held" if same else "conflict", account, old)
