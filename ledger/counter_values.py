@@ -161,6 +161,7 @@ class Settlement:
         info: JSON of the usage, handed on in the event.
         claim: the idempotency key to end together with the hold.
         outcome: what is kept under it; ``None`` gives the key back.
+        epoch: the one that its hold was taken in; 0 in records of a version that did not know it.
     """
 
     hold_id: str
@@ -171,6 +172,7 @@ class Settlement:
     info: bytes = b"{}"
     claim: str | None = None
     outcome: str | None = None
+    epoch: int = 0
 
 
 SettleVerdict = Literal["fresh", "repeated", "late"]
@@ -232,8 +234,8 @@ class Level:
     grant_seq: int
 
 
-GrantVerdict = Literal["applied", "repeated", "gap"]
-"""``gap``: an earlier grant is missing, and nothing was done."""
+GrantVerdict = Literal["applied", "repeated", "gap", "stale"]
+"""Nothing was done: ``gap``, an earlier grant is missing; ``stale``, it was made for another epoch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Exchange:
 
     ``claim`` is the name of the client's idempotency key; ``replayed`` says that an earlier outcome was the answer.
     ``token_buckets`` and ``open_places`` name the limits that its hold took from, to be given back; a bucket with the
-    tokens it took.
+    tokens it took. ``held_epoch`` is the ledger's epoch that the hold was taken in.
     Times named ``_s`` are monotonic, ``_ms`` is Unix time.
     """
 
@@ -47,6 +47,7 @@ class Exchange:
     backend_id: str | None = None
     attempts: int = 0
     held_nanos: int | None = None
+    held_epoch: int = 0
     claim: str | None = None
     replayed: bool = False
     token_buckets: tuple[tuple[str, int], ...] = ()

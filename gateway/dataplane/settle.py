@@ -147,6 +147,7 @@ def build_settlement(exchange: Exchange, charge: Charge, *, outcome: str | None 
         info=orjson.dumps(info),
         claim=exchange.claim,
         outcome=outcome if exchange.claim else None,
+        epoch=exchange.held_epoch,
     )
 
 
