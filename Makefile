@@ -46,8 +46,8 @@ audit: ## recompute every balance and every charge (DATA_DIR=… of a running st
 
 .PHONY: lock
 lock: ## resolve all lock files anew (needs uv and the package index)
-	$(COMPILE) pyproject.toml --extra embedded --extra dev -U -o requirements.lock
-	printf 'setuptools\nopenai\n' | $(COMPILE) pyproject.toml - --extra embedded -c requirements.lock -o requirements-run.lock
+	$(COMPILE) pyproject.toml --extra embedded --extra export --extra dev -U -o requirements.lock
+	printf 'setuptools\nopenai\n' | $(COMPILE) pyproject.toml - --extra embedded --extra export -c requirements.lock -o requirements-run.lock
 	echo setuptools | $(COMPILE) pyproject.toml - -c requirements.lock -o requirements-serve.lock
 	echo pip | $(COMPILE) - --no-annotate -o .ci/pip.lock
 	for version in 0.1.0 0.3.1; do \
