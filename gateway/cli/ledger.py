@@ -1,4 +1,4 @@
-"""ledger audit: the proof that the books are right.
+"""ledger: the proof that the books are right, and what they say.
 
 Floor: cli.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gateway.cli.balance import open_counter
+from gateway.cli.ledger_export import export
 from gateway.cli.main import DIFFERENCES, UNREACHABLE
 from gateway.cli.output import money, show_record
 from gateway.cli.place import Place, operator
@@ -21,6 +22,9 @@ from ledger.postgres import Ledger
 @click.group()
 def ledger() -> None:
     """The books."""
+
+
+ledger.add_command(export)
 
 
 @ledger.command()
