@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from ledger.booking import STAGED_COLUMNS, Anomaly, GrantSeen, Plan, Position
-from ledger.database import PooledConnection, translated
+from ledger.booking import STAGED_COLUMNS, Anomaly, GrantSeen, Plan, Position, ReturnSeen
+from ledger.core.ids import id_time_ms
+from ledger.database import Connection, PooledConnection, Record, translated
 from ledger.errors import Fenced, LedgerError
-from ledger.partitions import MonthKeeper
+from ledger.partitions import MonthKeeper, time_of_ms
+from ledger.postings import Posting, derived_id, lock_balances, post
 from ledger.queries import query
 
 BATCH_TIMEOUT_S = 60.0
+_ORG_COLUMN = STAGED_COLUMNS.index("org_id")
+_RECOVERED_BEFORE = "recovery had booked this hold before; only its place in the sequence is kept"
 
 
 class EventRefused(LedgerError):
@@ -36,7 +40,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Booked:
-    """What a batch came to. ``duplicates``: events of holds that were in the books already."""
+    """What a batch came to. ``duplicates``: of holds that were in the books already. ``anomalies``: open ones."""
 
     events: int
     charged_nanos: int
@@ -82,26 +86,19 @@ class BatchWriter:
                     records=plan.rows,
                     timeout=BATCH_TIMEOUT_S,
                 )
-            await self._lock_checkpoint(plan.start)
+            at = await lock_checkpoint(self._conn, self._term)
+            if at != plan.start:
+                raise Fenced(f"The checkpoint of shard {self._term.shard} stands at {at}, not at {plan.start}.")
+            orgs = {row[_ORG_COLUMN] for row in plan.rows} | {seen.org_id for seen in plan.returns}
+            await lock_balances(self._conn, orgs)
             booked, charged_nanos, duplicates = await self._insert(plan)
             mismatches = await self._confirm(plan.grants, plan.end)
+            await self._take_back(plan.returns)
             anomalies = [*plan.anomalies, *duplicates, *mismatches]
             await self._record(anomalies)
             await self._move_checkpoint(plan.end)
-        return Booked(booked + len(plan.grants), charged_nanos, len(duplicates), len(anomalies))
-
-    async def _lock_checkpoint(self, start: Position) -> None:
-        row = await self._conn.fetchrow(
-            """SELECT epoch, seq, stream_id FROM ledger.reconcile_checkpoint
-                WHERE shard = $1 AND fence = $2 FOR UPDATE""",
-            self._term.shard,
-            self._term.fence,
-        )
-        if row is None:
-            raise Fenced(f"Another reconciler books shard {self._term.shard} now.")
-        at = Position(row["epoch"], row["seq"], row["stream_id"])
-        if at != start:
-            raise Fenced(f"The checkpoint of shard {self._term.shard} stands at {at}, not at {start}.")
+        unresolved = sum(anomaly.resolution is None for anomaly in anomalies)
+        return Booked(booked + len(plan.grants) + len(plan.returns), charged_nanos, len(duplicates), unresolved)
 
     async def _insert(self, plan: Plan) -> tuple[int, int, list[Anomaly]]:
         if not plan.rows:
@@ -112,22 +109,36 @@ class BatchWriter:
         return row["booked"], row["charged_nanos"], duplicates
 
     async def _duplicates(self, end: Position) -> list[Anomaly]:
-        rows = await self._conn.fetch(query("duplicates"), self._term.shard)
-        return [
-            Anomaly(
-                "duplicate",
-                row["epoch"],
-                row["seq"],
-                end.stream_id,
-                {
-                    "hold": row["hold_id"],
-                    "kind": row["kind"],
-                    "org": row["org_id"],
-                    "amount_nanos": row["amount_nanos"],
-                },
-            )
-            for row in rows
-        ]
+        """What the books had already. It is a contradiction, unless recovery was faster than the event.
+
+        Then Redis has spent escrow on what was charged from elsewhere: the books return it, as if Redis had.
+        """
+        anomalies = []
+        for row in await self._conn.fetch(query("duplicates"), self._term.shard):
+            if row["recovered"] and row["amount_nanos"] > 0:
+                await self._take_back([_spent(row)], hold_id=row["hold_id"])
+                continue
+            harmless = row["recovered"] and row["amount_nanos"] == 0
+            anomalies.append(_duplicate(row, end, resolution=_RECOVERED_BEFORE if harmless else None))
+        return anomalies
+
+    async def _take_back(self, returns: Sequence[ReturnSeen], *, hold_id: str | None = None) -> None:
+        """Move what Redis gave back from escrow to available, once per event."""
+        if not returns:
+            return
+        shard = self._term.shard
+        fresh = await self._conn.fetch(
+            query("apply_returns"),
+            [derived_id("ret_", seen.t_ms, shard, seen.epoch, seen.seq) for seen in returns],
+            [seen.org_id for seen in returns],
+            [seen.epoch for seen in returns],
+            shard,
+            [seen.seq for seen in returns],
+            [seen.amount_nanos for seen in returns],
+            [hold_id] * len(returns),
+            [time_of_ms(seen.t_ms) for seen in returns],
+        )
+        await post(self._conn, [_return(row) for row in fresh])
 
     async def _confirm(self, grants: Sequence[GrantSeen], end: Position) -> list[Anomaly]:
         """Mark grants as applied; what Redis applied and Postgres never granted is money from nowhere."""
@@ -159,8 +170,8 @@ class BatchWriter:
         if not anomalies:
             return
         await self._conn.executemany(
-            """INSERT INTO ledger.anomaly (shard, epoch, seq, stream_id, kind, detail)
-               VALUES ($1, $2, $3, $4, $5, $6)""",
+            """INSERT INTO ledger.anomaly (shard, epoch, seq, stream_id, kind, detail, resolution, resolved_at)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $7::text IS NOT NULL THEN now() END)""",
             [
                 (
                     self._term.shard,
@@ -169,6 +180,7 @@ class BatchWriter:
                     anomaly.stream_id,
                     anomaly.kind,
                     json.dumps(anomaly.detail),
+                    anomaly.resolution,
                 )
                 for anomaly in anomalies
             ],
@@ -177,10 +189,50 @@ class BatchWriter:
     async def _move_checkpoint(self, end: Position) -> None:
         await self._conn.execute(
             """UPDATE ledger.reconcile_checkpoint
-                  SET epoch = $2, seq = $3, stream_id = $4, updated_at = clock_timestamp()
+                  SET epoch = $2, seq = $3, stream_id = $4, last_event = $5, updated_at = clock_timestamp()
                 WHERE shard = $1""",
             self._term.shard,
             end.epoch,
             end.seq,
             end.stream_id,
+            end.last_event,
         )
+
+
+async def lock_checkpoint(conn: Connection, term: Term) -> Position:
+    """Lock the checkpoint of a term until the transaction ends, and say where it stands.
+
+    Raises:
+        Fenced: the term is over.
+    """
+    row = await conn.fetchrow(
+        """SELECT epoch, seq, stream_id, last_event FROM ledger.reconcile_checkpoint
+            WHERE shard = $1 AND fence = $2 FOR UPDATE""",
+        term.shard,
+        term.fence,
+    )
+    if row is None:
+        raise Fenced(f"Another reconciler books shard {term.shard} now.")
+    return Position(row["epoch"], row["seq"], row["stream_id"], row["last_event"])
+
+
+def _spent(row: Record) -> ReturnSeen:
+    """As a return of the time of its hold: that month exists."""
+    return ReturnSeen(row["org_id"], row["epoch"], row["seq"], row["amount_nanos"], id_time_ms(row["hold_id"]))
+
+
+def _return(row: Record) -> Posting:
+    return Posting(
+        id="tx_" + row["id"][-26:],
+        kind="return",
+        org_id=row["org_id"],
+        debit="escrow",
+        credit="available",
+        amount_nanos=row["amount_nanos"],
+        event_id=row["id"],
+    )
+
+
+def _duplicate(row: Record, end: Position, *, resolution: str | None) -> Anomaly:
+    about = {"hold": row["hold_id"], "kind": row["kind"], "org": row["org_id"], "amount_nanos": row["amount_nanos"]}
+    return Anomaly("duplicate", row["epoch"], row["seq"], end.stream_id, about, resolution)

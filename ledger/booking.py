@@ -68,11 +68,12 @@ _MAX_BIGINT = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a shard's stream has been booked."""
+    """How far a shard's stream has been booked. ``last_event``: which event that was (see ``identity``), if known."""
 
     epoch: int
     seq: int
     stream_id: str
+    last_event: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,29 @@ class GrantSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class ReturnSeen:
+    """Credit that Redis says it has given back."""
+
+    org_id: str
+    epoch: int
+    seq: int
+    amount_nanos: int
+    t_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Anomaly:
-    """Something the books cannot hold as it stands. ``seq`` is None for what is not one event."""
+    """Something the books cannot hold as it stands. ``seq`` is None for what is not one event.
+
+    ``resolution``: why nobody has to look at it; it only keeps the place of its event in the sequence.
+    """
 
     kind: str
     epoch: int
     seq: int | None
     stream_id: str
     detail: Mapping[str, Any]
+    resolution: str | None = None
 
 
 @dataclass(slots=True)
@@ -106,11 +122,17 @@ class Plan:
     rows: list[Row] = field(default_factory=list)
     months: set[date] = field(default_factory=set)
     grants: list[GrantSeen] = field(default_factory=list)
+    returns: list[ReturnSeen] = field(default_factory=list)
     anomalies: list[Anomaly] = field(default_factory=list)
 
 
 class Unbookable(ValueError):
     """An event that has no place in the books; the text says why."""
+
+
+def identity(event: LedgerEvent) -> str:
+    """What an event is, so that another one in its place is told from it: two histories may share their numbers."""
+    return f"{event.kind}:{event.hold or event.org}:{event.amount_nanos}:{event.t_ms}"
 
 
 def plan(events: Sequence[LedgerEvent], start: Position) -> Plan:
@@ -120,23 +142,30 @@ def plan(events: Sequence[LedgerEvent], start: Position) -> Plan:
         gap = _gap(planned.end, event)
         if gap is not None:
             planned.anomalies.append(gap)
-        planned.end = Position(event.epoch, event.seq, event.id)
+        planned.end = _after(event)
         _add(planned, event)
     return planned
 
 
 def quarantine(event: LedgerEvent, start: Position, reason: str) -> Plan:
     """Book an event as an anomaly: Postgres refused it as it stands."""
-    planned = Plan(start=start, end=Position(event.epoch, event.seq, event.id))
+    planned = Plan(start=start, end=_after(event))
     gap = _gap(start, event)
     planned.anomalies = ([gap] if gap is not None else []) + [_refusal(event, reason)]
     return planned
+
+
+def _after(event: LedgerEvent) -> Position:
+    return Position(event.epoch, event.seq, event.id, identity(event))
 
 
 def _add(planned: Plan, event: LedgerEvent) -> None:
     try:
         if event.kind == "grant":
             planned.grants.append(_grant(event))
+        elif event.kind == "return":
+            planned.returns.append(_return(event))
+            planned.months.add(month_of(time_of_ms(event.t_ms)))
         else:
             row = row_of(event)
             planned.rows.append(row)
@@ -175,6 +204,14 @@ def _grant(event: LedgerEvent) -> GrantSeen:
     if event.grant_seq is None:
         raise Unbookable("a grant without a number")
     return GrantSeen(event.org, event.epoch, event.grant_seq, event.amount_nanos, event.seq)
+
+
+def _return(event: LedgerEvent) -> ReturnSeen:
+    if not 0 < event.amount_nanos <= _MAX_BIGINT:
+        raise Unbookable("an amount out of bounds")
+    if not FIRST_MS <= event.t_ms < END_MS:
+        raise Unbookable("a time outside the books")
+    return ReturnSeen(event.org, event.epoch, event.seq, event.amount_nanos, event.t_ms)
 
 
 def row_of(event: LedgerEvent) -> Row:

@@ -9,17 +9,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from ledger import accounts, epochs, grants, prices, receipts
+from ledger import accounts, epochs, grants, prices, receipts, recovery
 from ledger.accounts import Balance, Credit, TopUp
 from ledger.core.meters import Meter
 from ledger.core.pricing import PriceCard
 from ledger.database import Pool, open_pool
-from ledger.epochs import EpochMismatch, FencedCounter
+from ledger.epochs import EpochMismatch, EpochStory, GuardianEvent
 from ledger.grants import Delivery, Grant, GrantTaker
 from ledger.partitions import MonthKeeper
 from ledger.receipts import Receipt
+from ledger.recovery import CarriedBeat, Recovered, RecoveredOutcome
 
-__all__ = ["Balance", "Credit", "Delivery", "EpochMismatch", "Grant", "Ledger", "Receipt", "TopUp", "open_pool"]
+__all__ = [
+    "Balance",
+    "CarriedBeat",
+    "Credit",
+    "Delivery",
+    "EpochMismatch",
+    "EpochStory",
+    "Grant",
+    "GuardianEvent",
+    "Ledger",
+    "Receipt",
+    "Recovered",
+    "RecoveredOutcome",
+    "TopUp",
+    "open_pool",
+]
 
 
 class Ledger:
@@ -56,13 +72,33 @@ class Ledger:
         """Paid in, left and charged, from one snapshot. Raises ``UnknownAccount``."""
         return await accounts.credit(self._pool, org_id)
 
-    async def epoch(self) -> int:
-        """The counter's epoch; opens the first one when there is none."""
-        return await epochs.epoch(self._pool)
+    async def epochs(self, shards: int) -> list[int]:
+        """The counter's epoch in each shard; opens the first one when there is none."""
+        return await epochs.current_epochs(self._pool, shards)
 
-    async def ensure_epoch(self, counter: FencedCounter) -> None:
-        """Open a Redis that was never used; raises ``EpochMismatch`` when Redis and the ledger don't fit together."""
-        await epochs.ensure_epoch(self._pool, counter)
+    async def epoch_stories(self, *, limit: int = 100) -> list[EpochStory]:
+        """The latest epochs, and what became of those that they closed, newest first."""
+        return await epochs.epoch_stories(self._pool, limit=limit)
+
+    async def guardian_events(self, *, limit: int = 50) -> list[GuardianEvent]:
+        """What the guardian saw and did last, newest first."""
+        return await epochs.guardian_events(self._pool, limit=limit)
+
+    async def witness(self, shard: int, epoch: int, seq: int) -> None:
+        """Record that this event of Redis exists."""
+        await epochs.witness(self._pool, shard, epoch, seq)
+
+    async def book_recovered(self, items: Sequence[Recovered]) -> list[RecoveredOutcome]:
+        """Book the ends of holds that Redis does not know, each once. See ``recovered.book_recovered``."""
+        return await recovery.book_recovered(self._pool, self._months, items)
+
+    async def booked_holds(self, hold_ids: Sequence[str]) -> set[str]:
+        """Which of these holds have their settlement in the books."""
+        return await recovery.booked_holds(self._pool, hold_ids)
+
+    async def carry_holds(self, beats: Sequence[CarriedBeat]) -> None:
+        """Keep holds of lost epochs whose streams go on."""
+        await recovery.carry_holds(self._pool, beats)
 
     async def pending_grants(self, org_id: str | None = None) -> list[Grant]:
         """Grants that Redis has not confirmed, in sending order."""

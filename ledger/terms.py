@@ -39,7 +39,7 @@ async def try_take(conn: PooledConnection, shard: int, holder: str) -> Term | No
         row = await conn.fetchrow(
             """UPDATE ledger.reconcile_checkpoint SET fence = fence + 1, holder = $2, updated_at = clock_timestamp()
                 WHERE shard = $1 AND ($3 OR updated_at < clock_timestamp() - make_interval(secs => $4))
-            RETURNING fence, epoch, seq, stream_id""",
+            RETURNING fence, epoch, seq, stream_id, last_event""",
             shard,
             holder,
             locked,
@@ -47,7 +47,7 @@ async def try_take(conn: PooledConnection, shard: int, holder: str) -> Term | No
         )
     if row is None:
         return None
-    return Term(shard, row["fence"], Position(row["epoch"], row["seq"], row["stream_id"]))
+    return Term(shard, row["fence"], Position(row["epoch"], row["seq"], row["stream_id"], row["last_event"]))
 
 
 async def try_lock(conn: PooledConnection, shard: int) -> bool:

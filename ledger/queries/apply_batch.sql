@@ -1,5 +1,6 @@
 -- Books what lies in pg_temp.staged_event: usage first, then transfers and balances from the rows that were really new.
--- An event that was booked before changes nothing. $1: the shard.
+-- An event that was booked before changes nothing, nor does a correction of what recovery has booked: recovery corrected it
+-- itself. The balances are locked, so whether it did is certain. $1: the shard.
 WITH fresh AS (
     INSERT INTO ledger.usage_event (
         hold_id, id_time, revision, kind, org_id, key_id, endpoint_id, price_card_id, route, streamed, alias, outcome, status,
@@ -9,7 +10,10 @@ WITH fresh AS (
         hold_id, id_time, revision, kind, org_id, key_id, endpoint_id, price_card_id, route, streamed, alias, outcome, status,
         source, prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, requests, images, audio_seconds,
         held_nanos, amount_nanos, shortfall_nanos, started_at, settled_at, ttft_ms, total_ms, epoch, $1, seq
-    FROM pg_temp.staged_event
+    FROM pg_temp.staged_event AS s
+    WHERE revision = 0 OR NOT EXISTS (
+        SELECT 1 FROM ledger.usage_event AS u
+        WHERE u.hold_id = s.hold_id AND u.id_time = s.id_time AND u.revision = 0 AND u.recovered)
     ON CONFLICT (hold_id, id_time, revision) DO NOTHING
     RETURNING hold_id, id_time, revision, org_id, amount_nanos
 ),

@@ -29,5 +29,6 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_event (
     ttft_ms              real,
     total_ms             real,
     epoch                integer,
-    seq                  bigint
+    seq                  bigint,
+    shard                smallint -- only of what is recovered; a batch is of one shard
 ) ON COMMIT DELETE ROWS

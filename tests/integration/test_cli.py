@@ -427,7 +427,7 @@ def test_a_receipt_and_the_spent_credit(run: Run, ask: Callable[..., Any], org: 
     async def request() -> str:
         pool = await open_pool(servers.database_url, size=4)
         ledger = Ledger(pool)
-        counter = await CreditCounter.connect(servers.redis.url, epoch=await ledger.epoch())
+        counter = await CreditCounter.connect(servers.redis.url, epoch=await ledger.epochs(1))
         try:
             (card,) = (await ledger.current_cards(endpoint_id=endpoint["id"]))[endpoint["id"]]
             world = World(pool, counter, ledger, card)
@@ -558,7 +558,7 @@ def _book_everything(servers: Servers) -> None:
     async def work() -> None:
         pool = await open_pool(servers.database_url, size=4)
         ledger = Ledger(pool)
-        counter = await CreditCounter.connect(servers.redis.url, epoch=await ledger.epoch())
+        counter = await CreditCounter.connect(servers.redis.url, epoch=await ledger.epochs(1))
         try:
             card = PriceCard("pc_none", "ep_none", {}, 0, None)
             await World(pool, counter, ledger, card).booked()
