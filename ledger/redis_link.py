@@ -1,39 +1,29 @@
-"""One connection to Redis, one call at a time, with a deadline; every failure becomes ``CounterUnavailable``.
+"""A connection to the Redis that has a key: one call at a time, a deadline, and ``CounterUnavailable`` if it fails.
 
-Floor: ``ledger`` edge; the only module that touches redis-py. Of redis-py it takes what is hard (URLs, TLS, AUTH,
-unix sockets, the RESP parser) and leaves its command machinery, which costs more CPU than all the rest of a call.
-A call that fails in any way but a plain error reply closes the connection: an answer that comes late must never be
-taken for the answer of the next call. The next call connects again.
+Floor: ``ledger`` edge. It knows neither URLs nor who has which key: that is ``ledger.redis_url`` and
+``ledger.redis_topology``. A call that fails in any way but a plain error reply closes the connection: an answer that
+comes late must never be taken for the answer of the next call. The next call connects again, and finds out anew where.
+
+A call is repeated only where it is sure that nothing was done: when a cluster's node says that the slot is elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError, TryAgainError
 
-from ledger.counter_values import CounterUnavailable, UnavailableReason
+from ledger.counter_values import CounterUnavailable
+from ledger.redis_node import Command, Node, is_misled, lost, pack, refused
+from ledger.redis_topology import route_to
+from ledger.redis_url import Address, read_redis_url
 
-_REASONS: Mapping[str, UnavailableReason] = {
-    "FENCED": "fenced",
-    "BEHIND": "fenced",
-    "BUSY": "busy",
-    "LOADING": "busy",
-    "OOM": "busy",
-    "MISCONF": "busy",
-    "NOREPLICAS": "busy",
-    "CLUSTERDOWN": "unreachable",
-    "MASTERDOWN": "unreachable",
-    "READONLY": "unreachable",
-    "NOAUTH": "unreachable",
-    "WRONGPASS": "unreachable",
-    "NOPERM": "unreachable",
-}
+__all__ = ["Command", "RedisLink", "UnknownScript", "pack"]
+
+MOVING_PAUSE_S = 0.05
+"""Between two tries while a slot's keys are on both sides."""
 
 
 class UnknownScript(Exception):
@@ -44,84 +34,124 @@ class RedisLink:
     """A lazily connected, self-healing connection. Not for two calls at once: its owner sees to that."""
 
     def __init__(self, url: str, key: str = "") -> None:
-        """``url``: ``redis://``, ``rediss://`` or ``unix://``. Raises ValueError if it is none of these."""
-        self._settings: dict[str, Any] = dict(parse_url(url))
-        self._class: type[AbstractConnection] = self._settings.pop("connection_class", Connection)
-        # Deadlines are ours; retries would repeat a call whose outcome is unknown.
-        for name in ("socket_timeout", "socket_connect_timeout", "retry_on_timeout", "max_connections", "timeout"):
-            self._settings.pop(name, None)
-        self._settings |= {
-            "protocol": 2,
-            "socket_timeout": None,
-            "socket_connect_timeout": None,
-            "decode_responses": False,
-            "retry": Retry(NoBackoff(), 0),
-            "health_check_interval": 0,
-        }
-        self._connection: AbstractConnection | None = None
+        """A link to the server of ``url`` (see ``ledger.redis_url``) that has ``key``; a cluster needs a key.
+
+        Raises:
+            ValueError: the URL makes no sense; the text is fit for an operator.
+        """
+        self._route = route_to(read_redis_url(url), key)
+        self._node: Node | None = None
+        self._aside: Node | None = None
+        """The node that a slot is on its way to, while it is."""
+        self._generation = 0
 
     @property
-    def connected(self) -> bool:
-        """Whether a connection is open as far as is known."""
-        return self._connection is not None and self._connection.is_connected
+    def generation(self) -> int:
+        """The number of the current connection, or of the last one; it rises with each."""
+        return self._generation
 
-    async def call(self, packed: bytes, timeout_s: float) -> Any:
-        """Send one packed command and return its reply (RESP2: bytes, int, None, list).
+    async def call(self, command: Command, timeout_s: float, *, generation: int | None = None) -> Any:
+        """Send one command and return its reply (RESP2: bytes, int, None, list).
+
+        Args:
+            command: packed; or a function that packs it for the run id of the server that it is sent to.
+            generation: send it on this connection or not at all.
 
         Raises:
             CounterUnavailable: no connection, no answer in time, or an error reply.
             UnknownScript: NOSCRIPT.
         """
         try:
-            async with asyncio.timeout(timeout_s):
-                connection = self._connection
-                # Redis may have been restarted since: an idle connection that was closed is not asked anything.
-                if connection is None or not connection.is_connected or await connection.can_read():
-                    connection = await self._connect()
-                await connection.send_packed_command(packed, check_health=False)
-                return await connection.read_response()
+            async with asyncio.timeout(timeout_s) as limit:
+                moves = 0
+                while True:
+                    node = await self._ready(generation)
+                    try:
+                        return await node.call(command)
+                    except MovedError as moved:
+                        await self._follow(moved, node, generation)
+                        moves += 1
+                        if moves > 3:  # nodes that do not agree on who has the slot
+                            await _pause(limit)
+                    except AskError as ask:
+                        if generation is not None:
+                            raise CounterUnavailable("unreachable", "the slot is on its way to another node") from None
+                        with contextlib.suppress(TryAgainError, MovedError):
+                            return await self._call_aside(_target(ask, node), command)
+                        await _pause(limit)
+                    except TryAgainError:
+                        await _pause(limit)
         except TimeoutError:
-            await self.close()
+            await self._give_up()
             raise CounterUnavailable("timeout", f"no answer from Redis within {timeout_s:.3g} s") from None
         except NoScriptError:
             raise UnknownScript from None
         except ResponseError as error:
-            raise _refused(str(error)) from None
+            if is_misled(error):
+                await self._give_up()
+            raise refused(error) from None
         except (RedisError, OSError) as error:
-            await self.close()
-            raise _lost(error) from None
-        except BaseException:  # cancelled, or a reply that is no RESP: the connection is out of step
-            await self.close()
+            await self._give_up()
+            raise lost(error) from None
+        except BaseException:  # cancelled, not a master, or a reply that is no RESP: the connection is out of step
+            await self._give_up()
             raise
 
     async def close(self) -> None:
         """Drop the connection, without waiting for the peer."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        node, self._node = self._node, None
+        aside, self._aside = self._aside, None
+        for one in (node, aside):
+            if one is not None:
+                await one.close()
 
-    async def _connect(self) -> AbstractConnection:
+    async def _ready(self, generation: int | None) -> Node:
+        node = self._node
+        # Redis may have been restarted since: an idle connection that was closed is not asked anything.
+        usable = node is not None and await node.is_usable()
+        if generation is not None and (not usable or generation != self._generation):
+            raise CounterUnavailable("unreachable", "the connection that this belongs to is gone")
+        if node is not None and usable:
+            return node
         await self.close()
-        connection = self._connection = self._class(**self._settings)
-        await connection.connect()  # type: ignore[no-untyped-call]
-        return connection
+        return self._adopt(await self._route.open())
+
+    def _adopt(self, node: Node) -> Node:
+        self._generation += 1
+        self._node = node
+        return node
+
+    async def _follow(self, moved: MovedError, node: Node, generation: int | None) -> None:
+        """Go where the slot has gone; a call that belongs to the connection that was left fails."""
+        target = _target(moved, node)
+        await self.close()
+        if generation is not None:
+            raise CounterUnavailable("unreachable", "the slot has gone to another node")
+        self._adopt(await self._route.open_at(target))
+
+    async def _call_aside(self, address: Address, command: Command) -> Any:
+        aside = self._aside
+        if aside is None or aside.address != address or not await aside.is_usable():
+            self._aside = None
+            if aside is not None:
+                await aside.close()
+            aside = self._aside = await self._route.open_at(address)
+        return await aside.call(command, asking=True)
+
+    async def _give_up(self) -> None:
+        self._route.doubt()
+        await self.close()
 
 
-def pack(*words: str | bytes | int) -> bytes:
-    """A command in RESP."""
-    parts = [b"*%d\r\n" % len(words)]
-    for word in words:
-        data = word if isinstance(word, bytes) else str(word).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
+async def _pause(limit: asyncio.Timeout) -> None:
+    """Give a slot time to move; nothing was done so far, and that is better said than a timeout."""
+    deadline_s = limit.when()
+    if deadline_s is not None and deadline_s - asyncio.get_running_loop().time() < 2 * MOVING_PAUSE_S:
+        raise CounterUnavailable("busy", "the slot of this shard is on its way to another node")
+    await asyncio.sleep(MOVING_PAUSE_S)
 
 
-def _refused(text: str) -> CounterUnavailable:
-    return CounterUnavailable(_REASONS.get(text.split(" ", 1)[0], "busy"), text[:300])
-
-
-def _lost(error: Exception) -> CounterUnavailable:
-    text = str(error)
-    # LOADING arrives as an exception of its own kind; a Redis that is still reading its disk is busy, not gone.
-    reason: UnavailableReason = "busy" if "loading the dataset" in text.lower() else "unreachable"
-    return CounterUnavailable(reason, text[:300])
+def _target(redirection: AskError, node: Node) -> Address:
+    """Where a redirection leads. One without a host means another port of the same host."""
+    host = redirection.host or (node.address[0] if node.address is not None else "")
+    return host, int(redirection.port)
