@@ -33,8 +33,9 @@ _RETRY_S: Final = 0.1
 SQL_CHECKS: Final[Mapping[str, str]] = {
     "balances": "Every balance is the sum of its transfers, and what came in is what is left plus revenue",
     "transfers": "Every transfer moves money between accounts that its kind allows",
-    "events": "Every top-up, grant and charge has its transfer, and every transfer its cause",
+    "events": "Every top-up, grant, return, freeze, release and charge has its transfer, and every transfer its cause",
     "grants": "The grants of each organization are numbered without gap",
+    "epochs": "Of every epoch, what was granted is what came back, was charged, was frozen or is left",
     "sequence": "Every event of Redis is booked once, without gap",
     "anomalies": "Nothing was set aside that nobody has resolved",
 }
@@ -86,6 +87,8 @@ class AuditReport:
     shortfall_nanos: int
     redis_accounts: int
     seconds: float
+    recovered_events: int = 0
+    frozen_nanos: int = 0
 
     @property
     def differences(self) -> list[Difference]:
@@ -137,6 +140,8 @@ async def audit(pool: Pool, counter: CounterReader | None, *, quiet_timeout_s: f
         shortfall_nanos=int(row["shortfall_nanos"]),
         redis_accounts=len(redis.accounts),
         seconds=time.monotonic() - begin_s,
+        recovered_events=row["recovered_events"],
+        frozen_nanos=int(row["frozen_nanos"]),
     )
 
 
@@ -215,8 +220,10 @@ async def _check_redis(conn: PooledConnection, redis: RedisPicture) -> Check:
                 "Redis", expected="the credit that was granted", found=redis.lost, note="Redis has lost credit"
             )
         return check
-    rows = await conn.fetch(query("audit_escrow"), redis.epoch, timeout=QUERY_TIMEOUT_S)
-    expected = {row["org_id"]: row for row in rows}
+    expected: dict[str, Record] = {}
+    for epoch in sorted(set(redis.epochs)):
+        rows = await conn.fetch(query("audit_escrow"), epoch, timeout=QUERY_TIMEOUT_S)
+        expected |= {row["org_id"]: row for row in rows if redis.epoch_of(row["org_id"]) == epoch}
     for org_id in sorted(expected.keys() | redis.accounts.keys()):
         _check_account(check, org_id, expected.get(org_id), redis.accounts.get(org_id))
     return check
@@ -241,6 +248,7 @@ def _check_account(check: Check, org_id: str, booked: Record | None, found: Acco
         ("available + held", booked["spendable_nanos"], found.available_nanos + found.held_nanos),
         ("granted", booked["granted_nanos"], found.granted_nanos),
         ("spent", booked["spent_nanos"], found.spent_nanos),
+        ("returned", booked["returned_nanos"], found.returned_nanos),
         ("grant number", booked["grant_seq"], found.grant_seq),
     ):
         if expected != actual:

@@ -36,12 +36,16 @@ class ReceiptLine:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptTransfer:
-    """One movement of money. ``amount_nanos`` is signed: what the organization paid (negative: was given back)."""
+    """One movement of money. ``amount_nanos`` is signed: what the organization paid (negative: was given back).
+
+    ``recovered``: from frozen credit, and not from what Redis had.
+    """
 
     id: str
     kind: str
     amount_nanos: int
     posted_at: datetime
+    recovered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Receipt:
     epoch: int
     shard: int
     seq: int
+    recovered: bool = False
+    """Whether Postgres has booked its last part itself, because Redis had lost the hold; then ``seq`` is 0."""
 
 
 async def receipt(pool: Pool, request_id: str, *, wait_s: float = 0.0) -> Receipt | None:
@@ -160,6 +166,7 @@ def _receipt(revisions: Sequence[Record]) -> Receipt:
                 kind=row["transfer_kind"],
                 amount_nanos=-row["transfer_nanos"] if row["transfer_kind"] == "late_refund" else row["transfer_nanos"],
                 posted_at=row["posted_at"],
+                recovered=row["recovered"],
             )
             for row in revisions
             if row["transfer_id"] is not None
@@ -172,6 +179,7 @@ def _receipt(revisions: Sequence[Record]) -> Receipt:
         epoch=last["epoch"],
         shard=last["shard"],
         seq=last["seq"],
+        recovered=last["recovered"],
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ledger.core.ids import shard_of
 from ledger.counter_values import AccountState, ShardMeta
 
 
@@ -20,9 +21,8 @@ class CounterReader(Protocol):
     def shards(self) -> int:
         """How many shards there are."""
 
-    @property
-    def epoch(self) -> int:
-        """The epoch it works under."""
+    def epoch_of(self, shard: int) -> int:
+        """The epoch that a shard works under."""
 
     async def meta(self, shard: int) -> ShardMeta | None:
         """Where a shard stands."""
@@ -33,16 +33,20 @@ class CounterReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RedisPicture:
-    """Redis at the position that is booked.
+    """Redis at the position that is booked. ``epochs``: of each shard.
 
     ``skipped`` says why there is no picture; ``moving``: trying again may help. ``lost`` says what Redis has lost.
     """
 
-    epoch: int = 0
+    epochs: tuple[int, ...] = ()
     accounts: Mapping[str, AccountState] = field(default_factory=dict)
     skipped: str = ""
     moving: bool = False
     lost: str = ""
+
+    def epoch_of(self, org_id: str) -> int:
+        """The epoch of an organization's account."""
+        return self.epochs[shard_of(org_id, len(self.epochs))]
 
 
 async def picture(counter: CounterReader, booked: Mapping[int, tuple[int, int]]) -> RedisPicture:
@@ -56,9 +60,10 @@ async def picture(counter: CounterReader, booked: Mapping[int, tuple[int, int]])
     """
     before = [await counter.meta(shard) for shard in range(counter.shards)]
     for shard, meta in enumerate(before):
-        if meta is None or meta.epoch != counter.epoch:
+        ours = counter.epoch_of(shard)
+        if meta is None or meta.epoch != ours:
             found = "has no counter" if meta is None else f"is at epoch {meta.epoch}"
-            return RedisPicture(lost=f"shard {shard} of Redis {found}, the ledger is at epoch {counter.epoch}")
+            return RedisPicture(lost=f"shard {shard} of Redis {found}, the ledger is at epoch {ours}")
         epoch, seq = booked.get(shard, (0, 0))
         waiting = meta.seq - (seq if epoch == meta.epoch else 0)
         if waiting < 0:
@@ -71,4 +76,4 @@ async def picture(counter: CounterReader, booked: Mapping[int, tuple[int, int]])
     after = [await counter.meta(shard) for shard in range(counter.shards)]
     if before != after:
         return RedisPicture(skipped="requests ended while Redis was read", moving=True)
-    return RedisPicture(counter.epoch, accounts)
+    return RedisPicture(tuple(counter.epoch_of(shard) for shard in range(counter.shards)), accounts)

@@ -13,6 +13,7 @@ recomputed AS (
 recorded AS (
     SELECT org_id, 'available' AS kind, available_nanos::numeric AS nanos FROM ledger.balance
     UNION ALL SELECT org_id, 'escrow', escrow_nanos FROM ledger.balance
+    UNION ALL SELECT org_id, 'frozen', frozen_nanos FROM ledger.balance
 )
 SELECT
     coalesce(c.org_id, r.org_id) || ' ' || coalesce(c.kind, r.kind) AS subject,
@@ -24,7 +25,7 @@ UNION ALL
 -- What came in is what is left plus what was earned: nothing else may touch an account.
 SELECT 'everyone', paid.nanos::text, (left_over.nanos + earned.nanos)::text, 'paid in differs from what is left plus revenue'
 FROM (SELECT coalesce(sum(amount_nanos), 0)::numeric AS nanos FROM ledger.top_up) AS paid,
-     (SELECT coalesce(sum(available_nanos::numeric + escrow_nanos), 0) AS nanos FROM ledger.balance) AS left_over,
+     (SELECT coalesce(sum(available_nanos::numeric + escrow_nanos + frozen_nanos), 0) AS nanos FROM ledger.balance) AS left_over,
      (SELECT coalesce(sum(m.nanos), 0) AS nanos FROM moved AS m JOIN ledger.account AS a ON a.id = m.account
        WHERE a.kind = 'revenue') AS earned
 WHERE paid.nanos <> left_over.nanos + earned.nanos

@@ -7,9 +7,11 @@ SELECT
     u.events AS usage_events,
     (SELECT coalesce(sum(amount_nanos), 0) FROM ledger.top_up) AS paid_in_nanos,
     u.charged AS charged_nanos,
-    u.shortfall AS shortfall_nanos
+    u.shortfall AS shortfall_nanos,
+    u.recovered AS recovered_events,
+    (SELECT coalesce(sum(frozen_nanos), 0) FROM ledger.balance) AS frozen_nanos
 FROM (
-    SELECT count(*) AS events, coalesce(sum(amount_nanos), 0) AS charged,
+    SELECT count(*) AS events, count(*) FILTER (WHERE recovered) AS recovered, coalesce(sum(amount_nanos), 0) AS charged,
         -- A correction restates the whole shortfall of its hold.
         coalesce(sum(shortfall_nanos) FILTER (WHERE revision = 1 OR NOT EXISTS (
             SELECT 1 FROM ledger.usage_event AS l
