@@ -17,7 +17,7 @@ from backends.wire.openai_answer import rebuild_answer
 from backends.wire.openai_request import encode_body, refusal
 from backends.wire.openai_stream import StreamRewriter
 from backends.wire.request import InferenceRequest
-from backends.wire.usage import Observed
+from backends.wire.usage import Observed, TokenUsage
 
 MAX_REFUSAL_BYTES = 64 * 1024
 NOTHING_OBSERVED = Observed(None, 0)
@@ -135,8 +135,8 @@ class HttpCall:
     """One running request: receives from its connection, pushes to its sink."""
 
     __slots__ = (
-        "_answer", "_answer_bytes", "_backend", "_connection", "_encoded", "_holding", "_over", "_request", "_retry",
-        "_retry_after", "_rewriter", "_sink", "_status",
+        "_answer", "_answer_bytes", "_backend", "_connection", "_encoded", "_has_ended", "_holding", "_is_paused",
+        "_over", "_request", "_retry", "_retry_after", "_rewriter", "_sink", "_status",
     )  # fmt: skip
 
     def __init__(
@@ -159,6 +159,8 @@ class HttpCall:
         self._retry_after: str | None = None
         self._rewriter: StreamRewriter | None = None
         self._over = False
+        self._is_paused = False
+        self._has_ended = False
         self._retry: asyncio.Task[None] | None = None
 
     def send(self) -> None:
@@ -178,13 +180,32 @@ class HttpCall:
 
     def pause(self) -> None:
         """Stop reading from the engine."""
-        if not self._over and self._connection.transport is not None:
-            self._connection.transport.pause_reading()
+        self._is_paused = True
+        self._read_or_not()
 
     def resume(self) -> None:
         """Read on."""
-        if not self._over and self._connection.transport is not None:
-            self._connection.transport.resume_reading()
+        self._is_paused = False
+        self._read_or_not()
+
+    def go_on(self) -> None:
+        """Ask for an allowance again, and go on with what was kept back."""
+        if self._over or self._rewriter is None or not self._rewriter.is_waiting:
+            return
+        self._rewriter.is_waiting = False
+        self.body(b"")
+        if self._has_ended:
+            self.ended()
+        else:
+            self._read_or_not()
+
+    def cut(self, usage: TokenUsage) -> None:
+        """Stop the engine, and end the stream as if it had reached its bound."""
+        if self._over or self._rewriter is None:
+            return
+        self._close()
+        self._sink.events(self._rewriter.cut(usage))
+        self._sink.finished(b"", self._rewriter.observed())
 
     def cancel(self) -> None:
         """Close the connection, which every engine takes as an abort."""
@@ -207,21 +228,26 @@ class HttpCall:
             self._fail(BackendFailure(FailureCode.PROTOCOL, Phase.HEAD))
             return
         if self._request.stream:
-            self._rewriter = StreamRewriter(self._request, limit_bytes=self._backend.limits.max_event_bytes)
+            self._rewriter = StreamRewriter(
+                self._request, limit_bytes=self._backend.limits.max_event_bytes, allow=self._sink.allowance
+            )
         self._sink.accepted()
 
     def body(self, data: bytes) -> None:
         """Translate and push, or collect."""
         if self._over:
             return
-        if self._rewriter is not None:
+        rewriter = self._rewriter
+        if rewriter is not None:
             try:
-                events = self._rewriter.feed(data)
+                events = rewriter.feed(data)
             except BackendFailure as failure:
                 self._fail(failure)
                 return
             if events:
                 self._sink.events(events)
+            if rewriter.is_waiting:
+                self._read_or_not()
             return
         self._answer_bytes += len(data)
         if self._status != 200:
@@ -238,6 +264,9 @@ class HttpCall:
     def ended(self) -> None:
         """The engine said all: finish the stream, rebuild the answer, or read the refusal."""
         if self._over:
+            return
+        if self._rewriter is not None and self._rewriter.is_waiting:
+            self._has_ended = True  # told when the rest of it may be handed out
             return
         self._over = True
         self._release()
@@ -288,6 +317,16 @@ class HttpCall:
             return
         self._holding = True
         self.send()
+
+    def _read_or_not(self) -> None:
+        """Read from the engine unless the client can't take more or the next delta is not allowed yet."""
+        transport = self._connection.transport
+        if self._over or self._has_ended or transport is None:
+            return
+        if self._is_paused or (self._rewriter is not None and self._rewriter.is_waiting):
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
 
     def _refusal(self) -> BackendFailure:
         return refusal(self._status, b"".join(self._answer), self._retry_after)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from backends.wire.failure import BackendFailure
 from backends.wire.request import InferenceRequest
-from backends.wire.usage import Observed
+from backends.wire.usage import Observed, TokenUsage
 
 
 class Sink(Protocol):
@@ -22,6 +22,12 @@ class Sink(Protocol):
 
     def events(self, data: bytes) -> None:
         """Whole SSE events, sanitized, ready for the client; never ``[DONE]``."""
+
+    def allowance(self, seen: Observed) -> int:
+        """How many deltas of a stream may still come after those ``seen``, see `backends.wire.allowance`.
+
+        After `WAIT` nothing comes until ``Call.go_on`` or ``Call.cut``. Asked seldom, from within ``Call``'s work.
+        """
 
     def finished(self, body: bytes, observed: Observed) -> None:
         """The answer is complete. ``body`` is the JSON of a whole answer, empty for a stream."""
@@ -45,6 +51,12 @@ class Call(Protocol):
 
     def resume(self) -> None:
         """Read on."""
+
+    def go_on(self) -> None:
+        """Ask for an allowance again after `WAIT`."""
+
+    def cut(self, usage: TokenUsage) -> None:
+        """Stop the work at once and end the stream properly, with ``finish_reason`` ``length`` and this usage."""
 
     def cancel(self) -> None:
         """Stop the work at once; the sink hears nothing more."""

@@ -12,7 +12,7 @@ Pure: all randomness comes from the digest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
@@ -25,6 +25,9 @@ from backends.simulator.settings import UNICODE_SUFFIX
 from backends.simulator.structured import json_answer
 from backends.simulator.tokens import tokenize
 from backends.simulator.vocabulary import PLAIN, UNICODE, Corpus, chat_fragment, corpus, text_fragment
+
+OVERRUN_TOKENS = 100_000
+"""The bound of an answer that takes no notice of its request's."""
 
 _MASK = 2**64 - 1
 _ODD = 0x9E3779B97F4A7C15
@@ -66,6 +69,8 @@ def answer(request: GenerationRequest, options: SimOptions, *, seed: int, nonce:
         nonce: the running number of the request.
         tokens: the usual length of an answer.
     """
+    if options.overrun:
+        request = replace(request, max_tokens=OVERRUN_TOKENS)
     text = corpus(_vocabulary(request, options))
     choices: list[Choice] = []
     for prompt in request.prompts:

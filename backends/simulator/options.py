@@ -96,6 +96,7 @@ class SimOptions:
         vocabulary: one of `VOCABULARIES`.
         cached_tokens: prompt tokens reported as read from the cache.
         reasoning_tokens: tokens of reasoning before the answer, counted in its completion tokens.
+        overrun: take no notice of the request's `max_tokens`.
         tool_call: call the first tool even where `tool_choice` leaves the choice.
         fail: a `Fault`.
         after_tokens: when a mid-stream fault strikes.
@@ -112,6 +113,7 @@ class SimOptions:
     vocabulary: str | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    overrun: bool | None = None
     tool_call: bool | None = None
     fail: Fault | None = None
     after_tokens: int | None = None
@@ -172,9 +174,9 @@ def _check(name: str, value: Any) -> Any:
     elif name == "text":
         if not isinstance(value, str):
             raise BadOption("`sim.text` must be a string.")
-    elif name == "tool_call":
+    elif name in ("overrun", "tool_call"):
         if not isinstance(value, bool):
-            raise BadOption("`sim.tool_call` must be true or false.")
+            raise BadOption(f"`sim.{name}` must be true or false.")
     else:
         raise BadOption(f"`sim.{name}` is not known; there are {', '.join(_FIELDS)}.")
     return value

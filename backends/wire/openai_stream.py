@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
+from backends.wire.allowance import Allowance, no_bound
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.finish_reason import finish_reason
 from backends.wire.request import InferenceRequest, Kind
@@ -41,15 +43,18 @@ class StreamRewriter:
     Args:
         request: what was asked; gives the public envelope.
         limit_bytes: cap of one event; a longer one is a protocol failure.
+        allow: says how many deltas may be handed out; asked seldom, see `backends.wire.allowance`.
     """
 
     __slots__ = (
-        "_begun", "_content_key", "_deltas", "_is_total", "_last_usage_event", "_lead", "_limit_bytes", "_no_usage",
-        "_open_text", "_request", "_tail", "_text_key", "_trail", "_usage", "done", "finish_reasons",
+        "_allow", "_begun", "_content_key", "_deltas", "_is_total", "_last_usage_event", "_lead", "_limit_bytes",
+        "_mark", "_no_usage", "_open_text", "_request", "_tail", "_text_key", "_trail", "_usage", "done",
+        "finish_reasons", "is_waiting",
     )  # fmt: skip
 
-    def __init__(self, request: InferenceRequest, *, limit_bytes: int) -> None:
+    def __init__(self, request: InferenceRequest, *, limit_bytes: int, allow: Allowance = no_bound) -> None:
         self._request = request
+        self._allow = allow
         self._limit_bytes = limit_bytes
         self._tail = b""
         self._lead = b""
@@ -60,18 +65,26 @@ class StreamRewriter:
         self._deltas = 0
         self._begun: set[int] = set()
         self.done = False
+        self.is_waiting = False
         self.finish_reasons: dict[int, str] = {}
         self._text_key = "content" if request.kind is Kind.CHAT else "text"
         self._content_key = f'"{self._text_key}":'.encode()
         # The envelope up to the text of a plain chunk of choice 0, and what follows the text.
         self._open_text, self._no_usage = _envelope(request)
+        self._mark = allow(Observed(None, 0))
 
     def feed(self, data: bytes) -> bytes:
         """Take body bytes cut anywhere; return the whole public events that they complete (maybe none).
 
+        From the delta on that is not allowed yet everything is kept back, and ``is_waiting`` says so. Whoever clears it
+        and feeds again, be it nothing, lets the delta be asked for again.
+
         Raises:
             BackendFailure: the stream is malformed, too large, or carries the engine's own error.
         """
+        if self.is_waiting:
+            self._tail += data
+            return b""
         if self._tail:
             data = self._tail + data
         if b"\r" in data:
@@ -85,12 +98,17 @@ class StreamRewriter:
         out: list[bytes] = []
         lead, trail = self._lead, self._trail
         skip = len(lead)
-        for event in data[:end].split(b"\n\n"):
+        at_once = self._request.completions  # an event may say something of every choice
+        events = iter(data[:end].split(b"\n\n"))
+        for event in events:
             if trail is not None and event.startswith(lead):
                 match = trail.fullmatch(event, skip)
                 if match is not None:
                     text = match[1]
                     if text:
+                        if self._deltas >= self._mark and not self._is_allowed(event):
+                            self._keep_back(event, events)
+                            break
                         if not text.isascii():
                             text = _escape_non_ascii(text)
                         self._deltas += 1
@@ -98,12 +116,27 @@ class StreamRewriter:
                         out.append(self._open_text + text + self._no_usage)
                     continue
             self._check_size(len(event))
+            if self._deltas + at_once > self._mark and not self._is_allowed(event):
+                self._keep_back(event, events)
+                break
             out.append(self._rebuild(event))
             lead, trail = self._lead, self._trail
             skip = len(lead)
-        if self._tail:
+        if self._tail and not self.is_waiting:
             self._check_size(len(self._tail))
         return b"".join(out)
+
+    def cut(self, usage: TokenUsage | None) -> bytes:
+        """End the answer here as an engine ends one at its bound: ``length`` for every choice that goes on.
+
+        Args:
+            usage: what the usage chunk says, if one was asked for.
+        """
+        self.done = True
+        self._tail = b""
+        count = max(self._request.completions, 1 + max(self._begun, default=0))
+        ends = [self._choice({"index": index, "finish_reason": "length"}) for index in range(count)]
+        return b"".join(ends) + self._usage_chunk(usage)
 
     def finish(self) -> bytes:
         """The body ended cleanly: check that the answer did, and return the usage chunk if it was asked for.
@@ -120,11 +153,7 @@ class StreamRewriter:
             tail_out = b""
         if len(self.finish_reasons) < max(1, len(self._begun)):
             raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
-        if not self._request.include_usage:
-            return tail_out
-        usage = self.observed().usage
-        chunk = {**self._base(), "choices": [], "usage": usage.as_openai() if usage else None}
-        return tail_out + encode_event(chunk)
+        return tail_out + self._usage_chunk(self.observed().usage)
 
     def observed(self) -> Observed:
         """What was handed out so far; usage from the last event that carried it, else ``None``."""
@@ -133,10 +162,35 @@ class StreamRewriter:
             if b'"usage"' in event:
                 parsed = orjson.loads(event[event.index(b"{") :])
                 self._usage = read_usage(parsed.get("usage")) or self._usage
-        if self._usage is not None and not self._is_total and self._usage.completion < self._deltas:
-            # A running count that lags, or that of one choice among several. Each delta is a token at least.
-            return Observed(replace(self._usage, completion=self._deltas, reported=False), self._deltas)
+        if self._usage is not None and not self._is_total:
+            return Observed(_at_least(self._usage, self._deltas), self._deltas)
         return Observed(self._usage, self._deltas)
+
+    # -- what may be handed out ----------------------------------------------------------------------------------------
+
+    def _is_allowed(self, event: bytes) -> bool:
+        """Whether the deltas of an event may be handed out; asks if they pass the mark. Parses; called seldom."""
+        try:
+            chunk = orjson.loads(_data_of(event))
+        except orjson.JSONDecodeError:
+            return True  # no delta; whoever reads it next will say what it is
+        choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        deltas = self._deltas + sum(map(self._says_something, choices if isinstance(choices, list) else []))
+        if deltas == self._deltas or deltas <= self._mark:
+            return True
+        usage = read_usage(chunk.get("usage")) or self.observed().usage
+        more = self._allow(Observed(_at_least(usage, deltas) if usage is not None else None, deltas))
+        self._mark = deltas + more
+        return more >= 0
+
+    def _says_something(self, choice: object) -> bool:
+        if not isinstance(choice, dict) or choice.get("index", 0) in self.finish_reasons:
+            return False
+        return bool(self._content(choice))
+
+    def _keep_back(self, event: bytes, rest: Iterator[bytes]) -> None:
+        self._tail = b"\n\n".join([event, *rest, self._tail])
+        self.is_waiting = True
 
     # -- the slow road: parse, keep what is known, write anew ----------------------------------------------------------
 
@@ -222,6 +276,11 @@ class StreamRewriter:
             chunk["usage"] = None
         return encode_event(chunk)
 
+    def _usage_chunk(self, usage: TokenUsage | None) -> bytes:
+        if not self._request.include_usage:
+            return b""
+        return encode_event({**self._base(), "choices": [], "usage": usage.as_openai() if usage else None})
+
     def _base(self) -> dict[str, Any]:
         request = self._request
         return {
@@ -295,6 +354,11 @@ def _clean_token(token: object) -> dict[str, Any]:
             {name: top.get(name) for name in _LOGPROB_FIELDS} for top in token["top_logprobs"] if isinstance(top, dict)
         ]
     return cleaned
+
+
+def _at_least(usage: TokenUsage, deltas: int) -> TokenUsage:
+    """A running count may lag, or be that of one choice among several; each delta is a token at least."""
+    return usage if usage.completion >= deltas else replace(usage, completion=deltas, reported=False)
 
 
 def _envelope(request: InferenceRequest) -> tuple[bytes, bytes]:

@@ -17,9 +17,13 @@ from ledger.core.pricing import PriceCard
 
 
 class Ending(StrEnum):
-    """How the work behind an exchange ended; it decides what is charged."""
+    """How the work behind an exchange ended; it decides what is charged.
+
+    ``LENGTH``: we ended a stream at what is paid for, because it had outgrown its hold; it counts like a finished one.
+    """
 
     FINISHED = "finished"
+    LENGTH = "length"
     ABANDONED = "abandoned"
     FAILED = "failed"
 

@@ -25,6 +25,7 @@ from gateway.core.ports import Recorder, StateView
 from gateway.core.state import Limits, Scope
 from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
 from gateway.dataplane.authenticate import authenticate, may_be_ours
+from gateway.dataplane.extend import CounterCredit, CreditSource
 from gateway.dataplane.finish import finish_stream, finish_whole
 from gateway.dataplane.models import list_models, retrieve_model
 from gateway.dataplane.relay import Answer, Interrupted, Patience, Relay
@@ -61,6 +62,8 @@ class Stages:
     settler: Settler
     watch: Watch
     recorder: Recorder
+    credit: CreditSource | None = None
+    """Where a stream that outgrows its hold gets more; by default the counter itself."""
 
 
 class Pipeline:
@@ -77,6 +80,7 @@ class Pipeline:
             tokens_per_minute=stages.settings.key_tokens_per_minute or None,
             concurrent=stages.settings.key_concurrent or None,
         )
+        self._credit = stages.credit or CounterCredit(stages.counter)
         self.is_ready = False
 
     async def serve(self, request: Request, reply: Reply) -> None:
@@ -182,12 +186,13 @@ class Pipeline:
             recorder=stages.recorder,
             recording=recording,
         )
+        self._bound(relay, planned, held)
         stages.watch.add(relay)
         ending = Ending.FAILED
         answer: Answer | None = None
         try:
             answer = await self._ask_replicas(exchange, relay, _inference_request(exchange, planned, held))
-            ending, exchange.status = Ending.FINISHED, 200
+            ending, exchange.status = Ending.LENGTH if answer.is_cut else Ending.FINISHED, 200
             if reply.is_gone:
                 ending, exchange.status = Ending.ABANDONED, CLIENT_CLOSED
         except asyncio.CancelledError:
@@ -202,16 +207,24 @@ class Pipeline:
             stages.watch.relays.discard(relay)
             observed = answer.observed if answer is not None else relay.observed()
             outcome = None
-            if answer is not None and ending is Ending.FINISHED and exchange.claim is not None:
+            if answer is not None and ending in _ANSWERED and exchange.claim is not None:
                 outcome = pack(Outcome(False, answer.body)) if recording is None else recording.pack()
             durable = stages.settler.post(exchange, ending, observed, outcome=outcome)
-        if answer is not None and ending is Ending.FINISHED:
+        if answer is not None and ending in _ANSWERED:
             # The client sees the end only when its charge can no longer be lost.
             try:
                 await asyncio.shield(durable)
             except OutboxUnavailable:
                 raise Refused(errors.charge_uncertain()) from None
             self._finish(exchange, reply, answer, head)
+
+    def _bound(self, relay: Relay, planned: Plan, held: Held) -> None:
+        """Let a stream whose tokens cost something deliver no more than is held."""
+        ask, rate_nanos = relay.exchange.ask, planned.quote.completion_rate_per_million_nanos
+        assert ask is not None
+        if ask.stream and rate_nanos:
+            tokens_held = held.tokens_granted * ask.completions
+            relay.bound(self._credit, tokens_held=tokens_held, rate_nanos=rate_nanos // ask.completions)
 
     async def _ask_replicas(self, exchange: Exchange, relay: Relay, request: InferenceRequest) -> Answer:
         """Ask one replica after another until one answers; a failure that another may not have lets it go on."""
@@ -261,6 +274,7 @@ class Pipeline:
         )
 
 
+_ANSWERED = frozenset({Ending.FINISHED, Ending.LENGTH})
 _READY = (200, b'{"status":"ready"}')
 _NOT_READY = (503, b'{"status":"not ready"}')
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from backends.protocol import Backend, Call
+from backends.wire.allowance import UNBOUNDED
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.request import InferenceRequest
 from backends.wire.usage import Observed
@@ -20,7 +21,9 @@ from gateway.core.errors import ApiError
 from gateway.core.exchange import Ending, Exchange
 from gateway.core.idempotency import Recording
 from gateway.core.ports import Recorder
+from gateway.dataplane.extend import CreditSource, Extension
 from gateway.dataplane.reply import Reply
+from gateway.dataplane.settle import delivered_usage
 
 NOTHING = Observed(None, 0)
 HEARTBEAT = b": keep-alive\n\n"
@@ -28,10 +31,14 @@ HEARTBEAT = b": keep-alive\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer; ``body`` is empty for a stream, whose events were written already."""
+    """A complete answer; ``body`` is empty for a stream, whose events were written already.
+
+    ``is_cut``: we ended it at what is paid for.
+    """
 
     body: bytes
     observed: Observed
+    is_cut: bool = False
 
 
 class Interrupted(Exception):
@@ -67,8 +74,8 @@ class Relay:
     """
 
     __slots__ = (
-        "_call", "_done", "_head", "_interrupted", "_last_content_s", "_last_write_s", "_loop", "_patience",
-        "_recorder", "_recording", "_reply", "_resumed_s", "_started_s", "exchange",
+        "_call", "_done", "_extension", "_head", "_interrupted", "_is_cut", "_last_content_s", "_last_write_s", "_loop",
+        "_patience", "_recorder", "_recording", "_reply", "_resumed_s", "_started_s", "exchange",
     )  # fmt: skip
 
     def __init__(
@@ -91,10 +98,18 @@ class Relay:
         self._call: Call | None = None
         self._done: asyncio.Future[Answer] | None = None
         self._interrupted: Interrupted | None = None
+        self._extension: Extension | None = None
+        self._is_cut = False
         self._started_s = self._last_write_s = time.monotonic()
         self._last_content_s = self._resumed_s = 0.0
         reply.on_pause = self._pause
         reply.on_resume = self._resume
+
+    def bound(self, source: CreditSource, *, tokens_held: int, rate_nanos: int) -> None:
+        """Let no more be delivered than is held; see `gateway.dataplane.extend.Extension`."""
+        self._extension = Extension(
+            self.exchange, source, tokens_held=tokens_held, rate_nanos=rate_nanos, answered=self._may_go_on
+        )
 
     async def ask(self, backend: Backend, request: InferenceRequest) -> Answer:
         """Let one backend answer.
@@ -119,6 +134,8 @@ class Relay:
                 self._call.cancel()
             raise
         finally:
+            if self._extension is not None:
+                self._extension.stop()
             self.exchange.upstream_done_s = time.monotonic()
 
     def observed(self) -> Observed:
@@ -151,10 +168,14 @@ class Relay:
             self._recorder.relayed(self.exchange, now_s - self._last_content_s)
         self._last_content_s = now_s
 
+    def allowance(self, seen: Observed) -> int:
+        """How far the answer may go for what is held."""
+        return UNBOUNDED if self._extension is None else self._extension.allowance(seen)
+
     def finished(self, body: bytes, observed: Observed) -> None:
         """The answer is complete."""
         if self._done is not None and not self._done.done():
-            self._done.set_result(Answer(body, observed))
+            self._done.set_result(Answer(body, observed, self._is_cut))
 
     def failed(self, failure: BackendFailure) -> None:
         """The backend broke off."""
@@ -198,6 +219,16 @@ class Relay:
     def _fail(self, error: Exception) -> None:
         if self._done is not None and not self._done.done():
             self._done.set_exception(error)
+
+    def _may_go_on(self, is_granted: bool) -> None:
+        call = self._call
+        if call is None:
+            return
+        if is_granted:
+            call.go_on()
+        else:
+            self._is_cut = True
+            call.cut(delivered_usage(self.exchange, call.observed()))
 
     def _is_stream(self) -> bool:
         ask = self.exchange.ask

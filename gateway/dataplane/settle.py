@@ -47,12 +47,18 @@ def charge_of(ending: Ending, observed: Observed, card: PriceCard, ask: Ask, *, 
         return NOTHING
     if ending is Ending.ABANDONED and (not ask.stream or observed.content_deltas == 0):
         return NOTHING
-    usage = observed.usage
-    if usage is None or not _is_plausible(usage, ending, observed, ask, context_tokens):
-        usage = TokenUsage(estimate_prompt_tokens(ask.body_bytes), observed.content_deltas, reported=False)
+    usage = usage_of(ending, observed, ask, context_tokens=context_tokens)
     meters = meters_of(usage)
     source = UsageSource.REPORTED if usage.reported else _guess(ask)
     return Charge(charge_nanos(card, meters), meters, source)
+
+
+def usage_of(ending: Ending, observed: Observed, ask: Ask, *, context_tokens: int) -> TokenUsage:
+    """The usage that is charged: the engine's report if it can be true, else a low guess and what was counted."""
+    usage = observed.usage
+    if usage is None or not _is_plausible(usage, ending, observed, ask, context_tokens):
+        return TokenUsage(estimate_prompt_tokens(ask.body_bytes), observed.content_deltas, reported=False)
+    return usage
 
 
 def meters_of(usage: TokenUsage) -> dict[Meter, int]:
@@ -71,6 +77,18 @@ def accrued(exchange: Exchange, observed: Observed) -> tuple[int, bytes]:
     """What a running exchange would cost if its client left now, and the usage behind it; for heartbeats."""
     charge = _charge(exchange, Ending.ABANDONED, observed)
     return charge.amount_nanos, orjson.dumps({"meters": charge.by_name(), "source": charge.source})
+
+
+def delivered_nanos(exchange: Exchange, observed: Observed) -> int:
+    """What a stream costs if it ends here as if it had reached its bound."""
+    return _charge(exchange, Ending.LENGTH, observed).amount_nanos
+
+
+def delivered_usage(exchange: Exchange, observed: Observed) -> TokenUsage:
+    """The usage behind `delivered_nanos`."""
+    assert exchange.ask is not None
+    assert exchange.endpoint is not None
+    return usage_of(Ending.LENGTH, observed, exchange.ask, context_tokens=exchange.endpoint.context_tokens)
 
 
 class Settler:
@@ -167,7 +185,7 @@ def _is_plausible(usage: TokenUsage, ending: Ending, observed: Observed, ask: As
     if usage.prompt > context_tokens * ask.prompts or usage.completion > context_tokens * max(1, ask.completions):
         return False
     says_nothing = usage.completion == 0 and observed.content_deltas > 0 and ask.kind is not Kind.EMBEDDING
-    return not (says_nothing and ending is Ending.FINISHED)
+    return not (says_nothing and ending in (Ending.FINISHED, Ending.LENGTH))
 
 
 def _guess(ask: Ask) -> UsageSource:

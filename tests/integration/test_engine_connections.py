@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from backends.openai_http import HttpLimits, OpenAIHttpBackend
+from backends.wire.allowance import WAIT, Allowance, no_bound
 from backends.wire.failure import BackendFailure, FailureCode
 from backends.wire.request import InferenceRequest, Kind
-from backends.wire.usage import Observed
+from backends.wire.usage import Observed, TokenUsage
 
 WHOLE = {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}
 
@@ -28,6 +29,7 @@ class Listener:
     def __init__(self, on_events: Callable[[], None] = lambda: None) -> None:
         self.data = b""
         self.done: asyncio.Future[Observed] = asyncio.get_running_loop().create_future()
+        self.allow: Allowance = no_bound
         self._on_events = on_events
 
     def accepted(self) -> None:
@@ -36,6 +38,9 @@ class Listener:
     def events(self, data: bytes) -> None:
         self.data += data
         self._on_events()
+
+    def allowance(self, seen: Observed) -> int:
+        return self.allow(seen)
 
     def finished(self, body: bytes, observed: Observed) -> None:
         self.data += body
@@ -88,6 +93,57 @@ async def test_a_reader_that_paused_at_the_last_byte_leaves_a_connection_that_re
         call = await backend.open(request(stream=True), sink)
         await asyncio.wait_for(sink.done, 2)
         assert b'"hi"' in await ask(backend, request(stream=True))
+
+
+def stream_of(texts: str) -> bytes:
+    deltas: list[dict[str, str]] = [{"role": "assistant"}, *({"content": text} for text in texts), {}]
+    events = [{"choices": [{"index": 0, "delta": d, "finish_reason": None if d else "stop"}]} for d in deltas]
+    return b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events) + b"data: [DONE]\n\n"
+
+
+async def until_waiting(sink: Listener, text: bytes) -> None:
+    async with asyncio.timeout(2):
+        while text not in sink.data:
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
+
+
+async def test_what_is_not_allowed_yet_is_kept_back_and_nothing_is_lost() -> None:
+    """An engine that has said all in one packet waits for each delta, and its connection serves the next request."""
+    async with engine(stream_of("abcd"), "text/event-stream", max_connections=1) as backend:
+        sink = Listener()
+        sink.allow = lambda seen: 0 if seen.content_deltas == 0 else WAIT
+        call = await backend.open(request(stream=True), sink)
+        await until_waiting(sink, b"assistant")
+        call.pause()
+        call.resume()
+        assert b'"a"' not in sink.data
+        sink.allow = lambda seen: 1 if seen.content_deltas == 1 else WAIT
+        call.go_on()
+        assert b'"b"' in sink.data
+        assert b'"c"' not in sink.data
+        assert not sink.done.done()
+        sink.allow = no_bound
+        call.go_on()
+        assert (await asyncio.wait_for(sink.done, 2)).content_deltas == 4
+        assert sink.data.count(b'"finish_reason":"stop"') == 1
+        assert b'"d"' in await ask(backend, request(stream=True))
+
+
+async def test_a_stream_that_is_cut_ends_once_and_its_engine_is_let_go() -> None:
+    """``length`` and nothing more, whatever the engine had said already; the place in the pool is free again."""
+    async with engine(stream_of("abcd"), "text/event-stream", max_connections=1) as backend:
+        sink = Listener()
+        sink.allow = lambda seen: 2 if seen.content_deltas == 0 else WAIT
+        call = await backend.open(request(stream=True), sink)
+        await until_waiting(sink, b'"b"')
+        call.cut(TokenUsage(1, 2))
+        call.cut(TokenUsage(1, 2))
+        call.go_on()
+        assert sink.done.result().content_deltas == 2
+        assert sink.data.count(b'"finish_reason":"length"') == 1
+        assert b'"c"' not in sink.data
+        assert b'"d"' in await ask(backend, request(stream=True))
 
 
 async def test_a_request_that_cannot_be_written_takes_no_connection() -> None:

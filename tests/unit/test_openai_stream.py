@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from backends.wire.allowance import WAIT
 from backends.wire.failure import BackendFailure, FailureCode
 from backends.wire.openai_answer import rebuild_answer
 from backends.wire.openai_stream import StreamRewriter
 from backends.wire.request import InferenceRequest, Kind
+from backends.wire.usage import Observed, TokenUsage
 
 REAL_MODEL = "secret-labs/real-checkpoint-70b"
 
@@ -300,3 +302,81 @@ def test_nothing_follows_the_end(end: bytes) -> None:
     rewriter.feed(upstream({"content": "a"}) + upstream({"content": "b"}) + end)
     assert rewriter.feed(upstream({"content": "c"}) + upstream({"content": "d"})) == b""
     assert rewriter.observed().content_deltas == 2
+
+
+@pytest.mark.parametrize("crlf", [False, True])
+@pytest.mark.parametrize("tokens", [True, False], ids=["usage", "no-usage"])
+def test_an_allowance_of_any_size_changes_no_byte(crlf: bool, tokens: bool) -> None:
+    """Asked every n deltas, told to wait each time, cut at any byte: the client gets the same stream, in order."""
+    texts = ["Hello", " w\u00f6rld", "!", " More", " and", " more", "."]
+    raw = usual(texts) if tokens else usual(texts).replace(b',"usage"', b',"other"')
+    raw = raw.replace(b"\n\n", b"\r\n\r\n") if crlf else raw
+    expected, _ = run(raw, include_usage=True)
+    for size in (0, 1, 3):
+        for cut in range(0, len(raw), 7):
+            asked: list[int] = []
+
+            def allow(seen: Observed, asked: list[int] = asked, size: int = size) -> int:
+                if (asked and asked[-1] == seen.content_deltas) or seen.content_deltas == 0:
+                    return size
+                asked.append(seen.content_deltas)
+                return WAIT
+
+            rewriter = StreamRewriter(request(include_usage=True), limit_bytes=1 << 20, allow=allow)
+            out = b""
+            for piece in (raw[:cut], raw[cut:]):
+                out += rewriter.feed(piece)
+                handed_out = rewriter.observed().content_deltas
+                while rewriter.is_waiting:
+                    assert rewriter.feed(b"") == b""
+                    assert asked[-1] == handed_out + 1
+                    rewriter.is_waiting = False
+                    out += rewriter.feed(b"")
+                    handed_out = rewriter.observed().content_deltas
+            assert out + rewriter.finish() == expected
+            assert asked == list(range(size + 1, len(texts) + 1, size + 1))
+
+
+def test_an_allowance_is_asked_with_the_usage_of_the_delta_that_waits() -> None:
+    """What is not handed out yet is not observed; the one who allows it sees what it will have cost."""
+    asked: list[Observed] = []
+
+    def allow(seen: Observed) -> int:
+        asked.append(seen)
+        return WAIT if seen.content_deltas else 1
+
+    raw = upstream({"content": "a"}, tokens=2) + upstream({"content": "b"}, tokens=5)
+    rewriter = StreamRewriter(request(), limit_bytes=1 << 20, allow=allow)
+    rewriter.feed(raw)
+    assert rewriter.is_waiting
+    assert asked[-1] == Observed(TokenUsage(9, 5), 2)
+    assert rewriter.observed() == Observed(TokenUsage(9, 2), 1)
+
+
+def test_an_end_is_not_asked_for() -> None:
+    """A stream that stops where its allowance does is whole: finish, usage and [DONE] are no deltas."""
+    asked: list[int] = []
+
+    def allow(seen: Observed) -> int:
+        asked.append(seen.content_deltas)
+        return 3
+
+    rewriter = StreamRewriter(request(include_usage=True), limit_bytes=1 << 20, allow=allow)
+    out = rewriter.feed(usual(["a", "b", "c"])) + rewriter.finish()
+    assert asked == [0]
+    assert out == run(usual(["a", "b", "c"]), include_usage=True)[0]
+
+
+def test_a_cut_ends_every_choice_once() -> None:
+    """Of three choices one has finished, one has spoken and one has not: two get ``length``, one of them its role."""
+    rewriter = StreamRewriter(request(completions=3, include_usage=True), limit_bytes=1 << 20)
+    rewriter.feed(upstream({"content": "a"}, finish="stop"))
+    rewriter.feed(upstream({"content": "b"}).replace(b'"index":0', b'"index":1'))
+    out = rewriter.cut(TokenUsage(9, 2)) + rewriter.feed(upstream({"content": "late"}))
+    chunks = [json.loads(event.removeprefix("data: ")) for event in out.decode().split("\n\n") if event]
+    ends = [(c["index"], c["finish_reason"]) for chunk in chunks for c in chunk["choices"]]
+    assert ends == [(1, "length"), (2, None), (2, "length")]
+    assert chunks[-1]["usage"]["completion_tokens"] == 2
+    assert {(chunk["id"], chunk["model"], chunk["created"]) for chunk in chunks} == {
+        ("chatcmpl-1", "ep_x", 1_700_000_000)
+    }
