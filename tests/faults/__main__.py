@@ -1,0 +1,50 @@
+"""``python -m tests.faults``: break everything, and prove that the money is right."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import time
+
+import click
+from rich.console import Console
+
+from tests.faults.catalog import chosen
+from tests.faults.report import keep, show
+from tests.faults.runner import Run
+from tests.faults.world import running_world
+
+
+@click.command()
+@click.option("--seconds", default=180.0, show_default=True, help="How long to strike, each fault at least once.")
+@click.option("--seed", type=int, default=0, help="Repeat a run; without one, a new seed is drawn and printed.")
+@click.option("--only", default="", metavar="1a,2,…", help="Only these faults, by number; `none` for no fault at all.")
+@click.option("--keep-folder", is_flag=True, help="Keep logs and data also when all went well.")
+def main(seconds: float, seed: int, only: str, keep_folder: bool) -> None:
+    """Run the fault suite. Exit status 1: a promise was broken; the folder with the evidence is named."""
+    sys.exit(asyncio.run(run(seconds, seed or time.time_ns() % 2**32, only, keep_folder)))
+
+
+async def run(seconds: float, seed: int, only: str, keep_folder: bool) -> int:
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(f"seed {seed}")
+    faults = [] if only == "none" else chosen(only)
+    with console.status("starting") as status:
+        tell = status.update if console.is_terminal else lambda text: None
+        async with running_world() as world:
+            if not console.is_terminal:
+                console.print(f"folder {world.folder}")
+            running = Run(world, seed, seconds, faults, tell=tell)
+            await running.run()
+    show(running, console)
+    if running.findings.violations:
+        console.print(f"The evidence is in {keep(running, world.folder)}; logs lie beside it.")
+        return 1
+    if not keep_folder:
+        shutil.rmtree(world.folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Faults of Redis: crashes, losses, silence, a full disk, a full memory, a wrong clock."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+
+from redis.exceptions import RedisError
+
+from tests.faults import clocks
+from tests.faults.fault import DidNotFire, Fault, Scene, until
+from tests.faults.servers import FaultyRedis, limit_files
+from tests.faults.world import World, continue_process, stop_process
+
+REDIS = frozenset({"redis"})
+
+
+class RedisFault(Fault):
+    """Heals by having a primary that answers behind its proxy, and a follower behind it."""
+
+    parts = REDIS
+
+    async def heal(self, scene: Scene) -> None:
+        world = scene.world
+        world.to_redis.mend()
+        world.to_primary.mend()
+        for server in (world.redis, world.follower):
+            continue_process(server.pid)
+            if not server.child.running:
+                await server.start()
+
+
+class KilledRedis(RedisFault):
+    """2: kill -9 under load; it comes back with all that it had answered."""
+
+    number, name = "2", "Redis killed (-9)"
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        redis = scene.world.redis
+        await redis.child.kill()
+        self.happened(f"exit status {redis.child.exit_status()}")
+        await asyncio.sleep(rng.uniform(0.1, 1.5))
+        await redis.start()
+
+
+class EmptyRedis(RedisFault):
+    """3: FLUSHALL, or a restart without the append-only file."""
+
+    number, name, loses = "3", "Redis emptied", True
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        redis = scene.world.redis
+        before = await redis.seq()
+        if rng.random() < 0.5:
+            await redis.command("FLUSHALL")
+            how = "FLUSHALL"
+        else:
+            await redis.child.kill()
+            redis.appended.unlink()
+            await asyncio.sleep(rng.uniform(0.0, 0.5))
+            await redis.start()
+            how = "restarted without its file"
+        if not before:
+            raise DidNotFire("there was nothing to lose")
+        self.happened(f"{how}: event {before} → 0")
+
+
+class CutFile(RedisFault):
+    """4: the append-only file loses its end, or is one from some seconds ago."""
+
+    number, name, loses = "4", "Redis on a truncated file", True
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        redis = scene.world.redis
+        old = redis.folder / "old.aof"
+        is_copy = rng.random() < 0.5
+        if is_copy:
+            shutil.copy(redis.appended, old)
+            await asyncio.sleep(rng.uniform(0.5, 3.0))
+        before = await redis.seq()
+        await redis.child.kill()
+        if is_copy:
+            old.replace(redis.appended)
+        else:
+            size_bytes = redis.appended.stat().st_size
+            with redis.appended.open("r+b") as file:
+                file.truncate(max(0, size_bytes - rng.randint(2_000, 40_000)))
+        await redis.start()
+        after = await redis.seq()
+        if after >= before:
+            raise DidNotFire(f"event {before} → {after}")
+        self.happened(f"{'an old file' if is_copy else 'cut'}: event {before} → {after}")
+
+
+class LaggingFollower(RedisFault):
+    """5: the primary dies, and the follower that is promoted has not heard of the last seconds."""
+
+    number, name, loses = "5", "lagging replica promoted", True
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        world = scene.world
+        if not await until(lambda: _follows(world), within_s=15, every_s=0.3):
+            raise DidNotFire("the follower never caught up")
+        world.to_primary.freeze()
+        await asyncio.sleep(rng.uniform(0.7, 3.0))
+        primary, follower = world.redis, world.follower
+        before = await primary.seq()
+        await primary.child.kill()
+        await follower.command("REPLICAOF", "NO", "ONE")
+        after = await follower.seq()
+        follower.follows, primary.follows = None, world.to_primary.port
+        world.redis, world.follower = follower, primary
+        world.to_redis.aim(follower.url)
+        world.to_primary.aim(follower.url)
+        world.to_primary.mend()
+        await primary.start()
+        if after >= before:
+            raise DidNotFire(f"event {before} → {after}")
+        self.happened(f"event {before} → {after}")
+
+
+async def _follows(world: World) -> bool:
+    try:
+        return await world.redis.seq() - await world.follower.seq() < 20
+    except (RedisError, OSError):
+        return False
+
+
+class SleepingRedis(RedisFault):
+    """6: SIGSTOP for ten seconds while clients try again and again."""
+
+    number, name = "6", "Redis asleep for 10 s"
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        down_before = len(scene.load.down_s)
+        stop_process(scene.world.redis.pid)
+        await asyncio.sleep(10)
+        continue_process(scene.world.redis.pid)
+        if len(scene.load.down_s) == down_before:
+            raise DidNotFire("nobody noticed")
+        self.happened("10 s of silence, then 503")
+
+
+class EatenAnswers(RedisFault):
+    """7: what is asked arrives, what is answered does not."""
+
+    number, name = "7", "replies of Redis dropped"
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        proxy = scene.world.to_redis
+        before = proxy.eaten
+        proxy.eat()
+        await asyncio.sleep(rng.uniform(0.3, 4.0))
+        proxy.mend()
+        if proxy.eaten == before:
+            raise DidNotFire("nothing was answered")
+        self.happened(f"{proxy.eaten - before} pieces of answers", proxy.eaten - before)
+
+
+class FullDisk(RedisFault):
+    """14: no byte more fits into its file. With ``appendfsync always`` Redis ends itself, and cannot come back."""
+
+    number, name = "14", "disk of Redis full"
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        redis = scene.world.redis
+        limit_files([redis.pid], redis.appended.stat().st_size + rng.randint(0, 5_000))
+        ended = await until(lambda: not redis.child.running, within_s=10)
+        if not ended:
+            limit_files([redis.pid], None)
+            raise DidNotFire("it went on")
+        self.happened(f"it ended itself, exit status {redis.child.exit_status()}")
+        await asyncio.sleep(rng.uniform(0.1, 1.0))
+        await redis.start()
+
+    async def heal(self, scene: Scene) -> None:
+        if scene.world.redis.child.running:
+            limit_files([scene.world.redis.pid], None)
+        await super().heal(scene)
+
+
+class FullMemory(RedisFault):
+    """15: maxmemory is reached; nothing is evicted, so writes are refused."""
+
+    number, name = "15", "maxmemory of Redis reached"
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        redis = scene.world.redis
+        down_before = len(scene.load.down_s)
+        await redis.command("CONFIG", "SET", "maxmemory", 1_000_000)
+        await asyncio.sleep(rng.uniform(1.5, 4.0))
+        await redis.command("CONFIG", "SET", "maxmemory", 0)
+        if len(scene.load.down_s) == down_before:
+            raise DidNotFire("nobody was refused")
+        self.happened("writes refused")
+
+    async def heal(self, scene: Scene) -> None:
+        await super().heal(scene)
+        await scene.world.redis.command("CONFIG", "SET", "maxmemory", 0)
+
+
+class FlushedScripts(RedisFault):
+    """22: SCRIPT FLUSH: nobody may work until the guardian has looked."""
+
+    number, name = "22", "SCRIPT FLUSH"
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        redis = scene.world.redis
+        before = await _scripts(redis)
+        await redis.command("SCRIPT", "FLUSH")
+        if not before:
+            raise DidNotFire("there were no scripts")
+        self.happened(f"{before} scripts forgotten")
+
+
+async def _scripts(redis: FaultyRedis) -> int:
+    info = await redis.command("INFO", "memory")
+    text = info.decode() if isinstance(info, bytes) else str(info)
+    if isinstance(info, dict):
+        return int(info.get("number_of_cached_scripts", 0))
+    return int(next((line.partition(":")[2] for line in text.split() if line.startswith("number_of_cached_scr")), 0))
+
+
+class JumpingClock(Fault):
+    """16: the clock of Redis, or of a worker, is suddenly ahead or behind, and later right again."""
+
+    number, name, clock_jumps = "16", "clock jumps", True
+    parts = frozenset({"redis", "worker"})
+    why_not = clocks.WHY_NOT
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        world = scene.world
+        victim = rng.choice(["redis", "worker-0", "worker-1"])
+        offset_s = rng.choice([-40, -15, 15, 40]) if victim == "redis" else rng.choice([-60, -15, 15, 40 * 86_400])
+        clock = world.clocks[victim]
+        clock.set(offset_s)
+        if victim == "redis":
+            seen_s = 0.0
+
+            async def jumped() -> bool:
+                nonlocal seen_s
+                seen_s = (await world.redis.command("TIME"))[0] - scene_time()
+                return abs(seen_s - offset_s) < 3
+
+            if not await until(jumped, within_s=8, every_s=0.3):
+                raise DidNotFire(f"the clock shows {seen_s:+.0f} s instead of {offset_s:+d} s")
+        await asyncio.sleep(rng.uniform(3.0, 5.0))
+        self.happened(f"{victim} {offset_s:+d} s")
+
+    async def heal(self, scene: Scene) -> None:
+        for clock in scene.world.clocks.values():
+            if clock.offset_s:
+                clock.set(0)
+        await asyncio.sleep(2.0)
+
+
+def scene_time() -> float:
+    """The real time."""
+    import time
+
+    return time.time()

@@ -1,0 +1,47 @@
+"""What a run is summed up to, for a terminal and for the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults.runner import Run
+
+SHOWN = 20
+
+
+def show(run: Run, console: Console) -> None:
+    """The table of faults, the sums, and what was wrong."""
+    table = Table(title=f"seed {run.seed}", title_justify="left")
+    for column, side in (("", "left"), ("fault", "left"), ("fired", "right"), ("503 s", "right")):
+        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    table.add_column("recovered in s", justify="right")
+    table.add_column("last effect", overflow="fold")
+    for row in run.rows:
+        fault = row.fault
+        if fault.why_not:
+            table.add_row(fault.number, fault.name, "skipped", "", "", fault.why_not)
+            continue
+        effect = fault.effect or f"[red]{row.said}[/red]"
+        table.add_row(fault.number, fault.name, str(fault.fired), str(row.down_s), f"{row.most_recovery_s:.1f}", effect)
+    console.print(table)
+    findings = run.findings
+    console.print("requests tried:", findings.counts["requests"], dict(findings.statuses.most_common()))
+    console.print("counted:", {name: n for name, n in sorted(findings.counts.items()) if name != "requests"})
+    kinds = ("lost", "twice", "overspent", "mischarged", "wrong 402", "books", "not quiet", "suite")
+    verdict = ", ".join(f"{findings.of(kind)} {kind}" for kind in kinds)
+    console.print(f"[bold {'red' if findings.violations else 'green'}]{verdict}[/] (seed {run.seed})")
+    for violation in findings.violations[:SHOWN]:
+        console.print(f"[red]{violation.kind}[/red]: {violation.subject}\n{violation.evidence}", markup=True)
+
+
+def keep(run: Run, folder: Path) -> Path:
+    """Everything that was wrong, in a file beside the logs."""
+    path = folder / "violations.txt"
+    lines = [f"seed {run.seed}"]
+    lines += [f"{d.from_s:.3f} {d.to_s:.3f} {d.name}" for d in run.disturbances]
+    lines += [f"\n{v.kind}: {v.subject}\n{v.evidence}" for v in run.findings.violations]
+    path.write_text("\n".join(lines) + "\n")
+    return path
