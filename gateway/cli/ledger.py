@@ -11,6 +11,7 @@ import click
 
 from gateway.cli.balance import open_counter
 from gateway.cli.ledger_export import export
+from gateway.cli.ledger_statement import statement
 from gateway.cli.main import DIFFERENCES, UNREACHABLE
 from gateway.cli.output import money, show_record
 from gateway.cli.place import Place, operator
@@ -24,7 +25,8 @@ def ledger() -> None:
     """The books."""
 
 
-ledger.add_command(export)
+for _command in (export, statement):
+    ledger.add_command(_command)
 
 
 @ledger.command()

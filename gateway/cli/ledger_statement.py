@@ -1,0 +1,184 @@
+"""ledger statement: what an organization had, paid in, bought and has left in one month.
+
+Floor: cli.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from typing import Any
+
+import click
+
+from gateway.cli.main import DIFFERENCES
+from gateway.cli.output import money, show_record
+from gateway.cli.place import Place, operator
+from gateway.control import organizations
+from ledger.core.money import format_usd
+from ledger.statement import Purchase, Statement
+from ledger.statement import statement as draw_up
+
+
+def month(text: str) -> date:
+    """A month such as ``2026-11``. For ``click.option(type=…)``."""
+    try:
+        return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a month such as 2026-11.") from None
+
+
+@click.command()
+@click.argument("reference", metavar="ORG")
+@click.option("--month", "of", type=month, metavar="YYYY-MM", help="A month in UTC.  [default: this one]")
+@operator
+async def statement(place: Place, /, reference: str, of: date | None) -> None:
+    """Show a month of ORG: opening balance, payments, what was bought, closing balance, and the credit now.
+
+    A month is one in UTC by the time of booking. Opening + payments - charges = closing is checked to the nano; exit
+    status 3 if it is not so.
+    """
+    async with place.control() as conn:
+        organization = await organizations.find(conn, reference)
+    async with place.pool() as pool:
+        found = await draw_up(pool, organization.id, of or datetime.now(UTC).date())
+    if place.as_json:
+        record = {**_record(found, organization.name), **_parts(found)}
+        show_record(place, record, title="")
+    else:
+        _show(place, found, organization.name)
+    if found.off_by_nanos:
+        click.echo(
+            f"error: opening + payments - charges differs from closing by {found.off_by_nanos} nano-USD; "
+            "run ledger audit to find the fault.",
+            err=True,
+        )
+        raise click.exceptions.Exit(DIFFERENCES)
+
+
+def _record(found: Statement, name: str) -> dict[str, Any]:
+    return {
+        "org_id": found.org_id,
+        "name": name,
+        "month": f"{found.since:%Y-%m}",
+        "over": found.over,
+        **money("opening", found.opening_nanos),
+        **money("paid_in", found.paid_in_nanos),
+        **money("charged", found.charged_nanos),
+        **money("closing", found.closing_nanos),
+        "adds_up": not found.off_by_nanos,
+    }
+
+
+def _parts(found: Statement) -> dict[str, Any]:
+    return {
+        "payments": [
+            {
+                "booked_at": payment.booked_at,
+                "id": payment.id,
+                **money("amount", payment.amount_nanos),
+                "idempotency_key": payment.idempotency_key,
+                "note": payment.note,
+            }
+            for payment in found.payments
+        ],
+        "bought": [_purchase(purchase) for purchase in found.purchases],
+        "corrections": _corrections(found),
+        "shortfalls": {"requests": found.short_requests, **money("amount", found.shortfall_nanos)},
+        "credit_now": {
+            **money("available", found.available_nanos),
+            **money("escrow", found.escrow_nanos),
+            **money("frozen", found.frozen_nanos),
+        },
+    }
+
+
+def _purchase(purchase: Purchase) -> dict[str, Any]:
+    return {
+        "endpoint_id": purchase.endpoint_id,
+        "alias": purchase.alias,
+        "requests": purchase.requests,
+        "meters": [
+            {"meter": line.meter.value, "units": line.units, **money("list", line.list_nanos)}
+            for line in purchase.lines
+        ],
+        **money("rounding", purchase.rounding_nanos),
+        **money("discount", purchase.discount_nanos),
+        **money("shortfall", purchase.shortfall_nanos),
+        **money("amount", purchase.amount_nanos),
+    }
+
+
+def _corrections(found: Statement) -> dict[str, Any]:
+    return {
+        "requests": found.corrections.count,
+        **money("raised", found.corrections.raised_nanos),
+        **money("refunded", found.corrections.refunded_nanos),
+    }
+
+
+def _show(place: Place, found: Statement, name: str) -> None:
+    """For people: dollars alone, and only what there was."""
+    until = "" if found.over else " (so far)"
+    parts = _parts(found)
+    sections: dict[str, tuple[str, ...]] = {}
+    record: dict[str, Any] = {
+        "opening": _usd(found.opening_nanos),
+        "paid in": _usd(found.paid_in_nanos),
+        "charged": _usd(-found.charged_nanos),
+        "closing": _usd(found.closing_nanos),
+    }
+    if found.payments:
+        record["Paid in"] = [
+            {"booked": row["booked_at"], "payment": row["id"], "usd": row["amount_usd"], "note": row["note"]}
+            for row in parts["payments"]
+        ]
+        sections["Paid in"] = ("booked", "payment", "usd", "note")
+    if found.purchases:
+        record["Bought"] = [row for purchase in found.purchases for row in _purchase_rows(purchase)]
+        sections["Bought"] = ("endpoint", "alias", "what", "units", "usd")
+    if found.corrections.count:
+        record["Corrections (within the charges)"] = {
+            "requests": found.corrections.count,
+            "raised": _usd(found.corrections.raised_nanos),
+            "refunded": _usd(-found.corrections.refunded_nanos),
+        }
+        sections["Corrections (within the charges)"] = ()
+    if found.shortfall_nanos:
+        record["Borne by the platform"] = {
+            "requests": found.short_requests,
+            "not covered by credit": _usd(found.shortfall_nanos),
+        }
+        sections["Borne by the platform"] = ()
+    record["Credit now"] = {
+        "available": _usd(found.available_nanos),
+        "escrow": _usd(found.escrow_nanos),
+        "frozen": _usd(found.frozen_nanos),
+    }
+    sections["Credit now"] = ()
+    show_record(place, record, title=f"{name}, {found.since:%B %Y}{until}", sections=sections)
+
+
+def _purchase_rows(purchase: Purchase) -> Iterator[dict[str, Any]]:
+    """The lines of one purchase; they add up to the last one."""
+    names = {"endpoint": purchase.endpoint_id or "-", "alias": purchase.alias or "-"}
+    for line in purchase.lines:
+        yield {**names, "what": line.meter.value, "units": f"{line.units:,}", "usd": format_usd(line.list_nanos)}
+        names = {"endpoint": " ", "alias": " "}
+    for what, nanos in (
+        ("rounding", purchase.rounding_nanos),
+        ("discount", -purchase.discount_nanos),
+        ("not covered", -purchase.shortfall_nanos),
+    ):
+        if nanos:
+            yield {**names, "what": what, "units": " ", "usd": format_usd(nanos)}
+    yield {
+        **names,
+        "what": "requests",
+        "units": f"{purchase.requests:,}",
+        "usd": f"= {format_usd(purchase.amount_nanos)}",
+    }
+
+
+def _usd(nanos: int) -> str:
+    return f"{format_usd(nanos)} USD"
