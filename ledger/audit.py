@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from ledger.block_values import Head
+from ledger.blocks import ChainReport, verify_chain
 from ledger.booking import quantities_of
 from ledger.core.pricing import PriceCard, charge_nanos
 from ledger.counter_values import AccountState, CounterUnavailable
@@ -39,6 +41,7 @@ SQL_CHECKS: Final[Mapping[str, str]] = {
     "sequence": "Every event of Redis is booked once, without gap",
     "anomalies": "Nothing was set aside that nobody has resolved",
 }
+CHAIN: Final = "No transfer of a closed audit block was changed, added or deleted since"
 CHARGES: Final = "Every charge is its usage times its price card"
 REDIS: Final = "Redis holds what Postgres granted less what was charged, and each account adds up"
 
@@ -89,6 +92,7 @@ class AuditReport:
     seconds: float
     recovered_events: int = 0
     frozen_nanos: int = 0
+    chain: ChainReport | None = None
 
     @property
     def differences(self) -> list[Difference]:
@@ -111,12 +115,15 @@ class AuditReport:
         return self.difference_count == 0
 
 
-async def audit(pool: Pool, counter: CounterReader | None, *, quiet_timeout_s: float = 10.0) -> AuditReport:
+async def audit(
+    pool: Pool, counter: CounterReader | None, *, quiet_timeout_s: float = 10.0, expect_head: Head | None = None
+) -> AuditReport:
     """Recompute the books.
 
     Args:
         counter: to compare with Redis; None leaves it out.
         quiet_timeout_s: how long to wait for a moment in which everything in Redis is booked.
+        expect_head: an audit block that was noted elsewhere and must still be in the chain.
 
     Raises:
         LedgerUnavailable. A Redis that cannot be asked only makes its check skipped.
@@ -125,6 +132,8 @@ async def audit(pool: Pool, counter: CounterReader | None, *, quiet_timeout_s: f
     async with _snapshot(pool, counter, begin_s + quiet_timeout_s) as (conn, redis):
         checks = [await _sql_check(conn, name, promise) for name, promise in SQL_CHECKS.items()]
         checks.append(await _check_charges(conn))
+        chain = await verify_chain(conn, expect=expect_head)
+        checks.append(_check_chain(chain))
         checks.append(await _check_redis(conn, redis))
         row = await conn.fetchrow(query("audit_totals"), timeout=QUERY_TIMEOUT_S)
     assert row is not None
@@ -142,6 +151,7 @@ async def audit(pool: Pool, counter: CounterReader | None, *, quiet_timeout_s: f
         seconds=time.monotonic() - begin_s,
         recovered_events=row["recovered_events"],
         frozen_nanos=int(row["frozen_nanos"]),
+        chain=chain,
     )
 
 
@@ -173,6 +183,13 @@ async def _sql_check(conn: PooledConnection, name: str, promise: str) -> Check:
     check = Check(name, promise)
     async for row in conn.cursor(query(f"audit_{name}"), prefetch=_PREFETCH, timeout=QUERY_TIMEOUT_S):
         check.differ(row["subject"], expected=row["expected"], found=row["found"], note=row["note"])
+    return check
+
+
+def _check_chain(chain: ChainReport) -> Check:
+    check = Check("chain", CHAIN)
+    for found in chain.differences:
+        check.differ(f"block {found.number}", expected=found.expected, found=found.found, note=found.note)
     return check
 
 
