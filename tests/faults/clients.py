@@ -78,7 +78,7 @@ async def _read(reader: asyncio.StreamReader, attempt: Attempt, dawdle_s: float)
             return raw, "left"
         is_last = raw.endswith(b"0\r\n\r\n") or b"\r\nTransfer-Encoding: chunked\r\n" not in raw[:2048]
         if attempt.rudeness is Rudeness.LAST_BYTE and b"X-Pareta-Billed: " in raw:
-            return raw, "left"
+            return raw[:-1], "left"
         if is_last and (answer := parse(raw, None)) is not None:
             return raw, answer.ended
 

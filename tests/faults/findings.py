@@ -23,6 +23,13 @@ class Findings:
     violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
+    worst_unbilled: tuple[int, str] = (0, "")
+    """The most deltas that one request got and nobody paid, and which."""
+
+    def unbilled(self, deltas: int, told: str) -> None:
+        """Deltas that were delivered and not charged."""
+        self.counts["unbilled deltas"] += max(0, deltas)
+        self.worst_unbilled = max(self.worst_unbilled, (deltas, told))
 
     def wrong(self, kind: str, subject: str, evidence: str) -> None:
         self.violations.append(Violation(kind, subject, evidence))
@@ -31,6 +38,7 @@ class Findings:
         self.violations += other.violations
         self.counts += other.counts
         self.statuses += other.statuses
+        self.worst_unbilled = max(self.worst_unbilled, other.worst_unbilled)
 
     def of(self, kind: str) -> int:
         return sum(violation.kind == kind for violation in self.violations)

@@ -127,8 +127,7 @@ class Model:
             elif attempt.deltas and not any(d.loses for d in near):
                 findings.wrong("lost", "content was delivered and the books know nothing of it", told)
             elif attempt.deltas:
-                findings.counts["unbilled deltas"] += attempt.deltas
-                findings.counts["most unbilled deltas"] = max(findings.counts["most unbilled deltas"], attempt.deltas)
+                findings.unbilled(attempt.deltas, told)
             return
         event = events[0]
         findings.counts["charges compared"] += 1
@@ -253,8 +252,7 @@ def _check_cut_short(
     billed = (
         event.meters.get("completion", 0) if attempt.customer.flat_nanos is None else attempt.deltas * bool(charged)
     )
-    findings.counts["unbilled deltas"] += max(0, attempt.deltas - billed)
-    findings.counts["most unbilled deltas"] = max(findings.counts["most unbilled deltas"], attempt.deltas - billed)
+    findings.unbilled(attempt.deltas - billed, told)
     settled = event.outcome in ("finished", "abandoned")
     until_s = attempt.ended_s if settled else attempt.ended_s - SLACK_S
     due = max((deltas for at_s, deltas in attempt.progress if at_s <= until_s), default=0)

@@ -30,6 +30,7 @@ def show(run: Run, console: Console) -> None:
     findings = run.findings
     console.print("requests tried:", findings.counts["requests"], dict(findings.statuses.most_common()))
     console.print("counted:", {name: n for name, n in sorted(findings.counts.items()) if name != "requests"})
+    console.print("most unbilled deltas of one request:", findings.worst_unbilled[0])
     kinds = ("lost", "twice", "overspent", "mischarged", "wrong 402", "books", "not quiet", "suite")
     verdict = ", ".join(f"{findings.of(kind)} {kind}" for kind in kinds)
     console.print(f"[bold {'red' if findings.violations else 'green'}]{verdict}[/] (seed {run.seed})")
@@ -42,6 +43,7 @@ def keep(run: Run, folder: Path) -> Path:
     path = folder / "violations.txt"
     lines = [f"seed {run.seed}"]
     lines += [f"{d.from_s:.3f} {d.to_s:.3f} {d.name}" for d in run.disturbances]
+    lines.append(f"most unbilled deltas: {run.findings.worst_unbilled[0]}\n{run.findings.worst_unbilled[1]}")
     lines += [f"\n{v.kind}: {v.subject}\n{v.evidence}" for v in run.findings.violations]
     path.write_text("\n".join(lines) + "\n")
     return path

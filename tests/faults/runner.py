@@ -59,7 +59,6 @@ class Run:
     _parts: set[str] = field(default_factory=set)
     _todo: list[Row] = field(default_factory=list)
     _under_way: set[str] = field(default_factory=set)
-    _halt: bool = False
     _ends_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -80,8 +79,7 @@ class Run:
         self._ends_s = time.monotonic() + self.seconds
         try:
             while True:
-                self._halt = False
-                until_s = min(time.monotonic() + CHECK_EVERY_S, max(self._ends_s, time.monotonic() + 1))
+                until_s = time.monotonic() + CHECK_EVERY_S
                 lanes = [
                     asyncio.create_task(self._lane(scene, random.Random(rng.random()), until_s)) for _ in range(LANES)
                 ]
@@ -107,7 +105,7 @@ class Run:
 
     async def _lane(self, scene: Scene, rng: random.Random, until_s: float) -> None:
         """One fault after another, until it is time for a check."""
-        while time.monotonic() < until_s:
+        while time.monotonic() < until_s and (self._todo or time.monotonic() < self._ends_s):
             await asyncio.sleep(rng.uniform(*PAUSE_S))
             row = self._next(rng)
             if row is None:
