@@ -266,8 +266,8 @@ class Collector:
         return answers
 
     def _words(self, epoch: int, operations: bytes) -> bytes:
-        key, keep_ms = meta_key(self.shard), int(self.keep_closed_s * 1000)
-        return pack("EVALSHA", SCRIPT_SHA, 1, key, epoch, operations, keep_ms, self.seen_seq)
+        keep_ms = int(self.keep_closed_s * 1000)
+        return pack("EVALSHA", SCRIPT_SHA, *script_keys(self.shard), epoch, operations, keep_ms, self.seen_seq)
 
     def _resolve(self, batch: list[Operation], answers: list[Answer]) -> None:
         self.counts.operations += len(batch)
@@ -315,3 +315,15 @@ class Collector:
 def meta_key(shard: int) -> str:
     """The key that names a shard to the script; the others share its hash tag."""
     return f"pareta:{{{shard}}}:meta"
+
+
+def script_keys(shard: int) -> tuple[int, str, str, str]:
+    """The keys that every call of the script names, and their number: the shard's meta, and two that never exist.
+
+    Those two make a Redis Cluster refuse the call while the shard's slot is on its way from one node to another, on
+    both sides and before anything is done. Without them it would run on the keys that happen to be there: an account
+    that is still on the other node would look empty.
+    """
+    key = meta_key(shard)
+    prefix = key.removesuffix("meta")
+    return 3, key, f"{prefix}moving:1", f"{prefix}moving:2"

@@ -50,6 +50,11 @@ class RedisLink:
         """The number of the current connection, or of the last one; it rises with each."""
         return self._generation
 
+    @property
+    def run_id(self) -> str:
+        """Names this run of the server that the current connection leads to; empty without one, or if it hides it."""
+        return self._node.run_id if self._node is not None else ""
+
     async def call(self, command: Command, timeout_s: float, *, generation: int | None = None) -> Any:
         """Send one command and return its reply (RESP2: bytes, int, None, list).
 
