@@ -1,7 +1,8 @@
 # Pareta Gateway. `make` lists the targets. Nothing here needs root, and nothing minds it.
 #
 # Variables, from the environment or the command line: PORT, DATA_DIR, WORKERS, DATABASE_URL, REDIS_URL,
-# NEW_KEY=1 (make run: mint another demo key), PYTHON (interpreter for .venv), ARGS (more arguments for pytest).
+# NEW_KEY=1 (make run: mint another demo key), PYTHON (interpreter for .venv), ARGS (more arguments for pytest),
+# SECONDS and SEED (make faults).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -32,6 +33,14 @@ run: ## a whole local gateway: databases, engine, demo key and credit (Ctrl-C st
 test: lint ## set up, lint, strict types, import contracts, all tests
 	@sh .ci/set-up clients
 	$(PY) -m pytest $(ARGS)
+
+.PHONY: faults
+faults: set-up ## break everything under load, then prove the money right (SECONDS=180 SEED=…)
+	@exec $(PY) -m tests.faults --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+.PHONY: mutations
+mutations: set-up ## break the ledger's own code, one line at a time: the tests must notice each
+	@exec $(PY) -m tests.faults.mutations $(ARGS)
 
 .PHONY: lint
 lint: set-up ## ruff, mypy --strict, import contracts
