@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from ledger.migrate import ledger_migrations, migrate
-from tests.services import FreshDatabase
 from tests.integration.ledger_world import new_request_id
+from tests.services import FreshDatabase
 
 ORG = "org_aaaaaaaaaaaa"
 SQL = Path(__file__).parents[2] / "ledger" / "sql"
@@ -83,11 +83,12 @@ async def test_a_ledger_in_use_is_brought_up_to_date(fresh_database: FreshDataba
     await conn.execute("SELECT ledger.ensure_month('2031-07-01')")
     for month_ms in (None, 1_941_000_000_000):
         transfer = "tx_" + new_request_id(month_ms).removeprefix("req_")
-        insert = """INSERT INTO ledger.transfer (id, id_time, kind, debit_account, credit_account, amount_nanos, event_id)
+        insert = """INSERT INTO ledger.transfer
+                           (id, id_time, kind, debit_account, credit_account, amount_nanos, event_id)
                     SELECT $1, ledger.id_time($1), $2, min(id), max(id), 1, 'x' FROM ledger.account WHERE org_id = $3"""
         await conn.execute(insert, transfer, "freeze", ORG)
         with pytest.raises(asyncpg.CheckViolationError):
-            await conn.execute(insert, transfer + "", "gift", ORG)
+            await conn.execute(insert, transfer, "gift", ORG)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await conn.execute("DELETE FROM ledger.transfer WHERE id = $1", transfer)
     await conn.close()
@@ -107,7 +108,7 @@ async def test_a_ledger_in_use_is_brought_up_to_date(fresh_database: FreshDataba
     ],
 )
 async def test_what_explains_money_is_only_ever_added(fresh_database: FreshDatabase, tmp_path: Path, sql: str) -> None:
-    """What the guardian did, what came back and what was frozen is neither rewritten nor deleted, not even by the owner."""
+    """What the guardian did, what came back and what was frozen is never rewritten, not even by the owner."""
     conn = await _ledger_of_before(fresh_database(), tmp_path)
     await migrate(conn, ledger_migrations(), namespace="ledger")
     identified = "'{}' || right((SELECT max(hold_id) FROM ledger.usage_event), 26)"
