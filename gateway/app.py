@@ -28,10 +28,14 @@ from gateway.edges.recorder import EdgeRecorder
 from gateway.edges.request_log import RequestLog
 from gateway.edges.state_feed import FeedOptions, StateFeed
 from gateway.settings import Settings
+from ledger.core.money import NANOS_PER_MICRO
 from ledger.counter import CounterUnavailable, CreditCounter
+from ledger.cover import Cover
+from ledger.database import Pool, open_pool
+from ledger.epochs import current_epochs
+from ledger.follow import EpochFollower
 from ledger.journal import Journal
 from ledger.outbox import SettlementOutbox
-from ledger.postgres import Ledger, open_pool
 
 log = logging.getLogger("pareta.worker")
 
@@ -39,6 +43,8 @@ READY_FILE_VARIABLE = "PARETA_READY_FILE"
 LISTEN_BACKLOG = 4096
 HOUSEKEEPING_S = 0.5
 ACCEPTED_GRACE_S = 0.25
+LEDGER_CONNECTIONS = 4
+POOL_CLOSE_S = 2.0
 JOURNAL_WAIT_S = 10.0
 """A predecessor that was killed may take a moment to be gone."""
 
@@ -91,6 +97,7 @@ class Worker:
         settings: Settings,
         feed: StateFeed,
         counter: CreditCounter,
+        cover: Cover,
         outbox: SettlementOutbox,
         router: Router,
         metrics: Metrics,
@@ -109,6 +116,7 @@ class Worker:
                 settings=settings,
                 state=feed,
                 counter=counter,
+                cover=cover,
                 router=router,
                 settler=self.settler,
                 watch=self.watch,
@@ -163,14 +171,27 @@ class Worker:
 async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
     """Build the parts, and take them apart in reverse order."""
     async with AsyncExitStack() as stack:
+        pool = await open_pool(
+            settings.database_url,
+            size=LEDGER_CONNECTIONS,
+            timeout_s=settings.postgres_timeout_s,
+            application_name="pareta-worker-ledger",
+        )
+        stack.push_async_callback(_close_pool, pool)
         counter = await CreditCounter.connect(
             settings.redis_url,
             shards=settings.shards,
-            epoch=await _read_epoch(settings),
+            epoch=await current_epochs(pool, settings.shards),
             timeout_s=settings.redis_timeout_s,
             keep_closed_s=settings.keep_closed_s,
         )
         stack.push_async_callback(counter.close)
+        cover = Cover(
+            pool,
+            counter,
+            slice_nanos=settings.escrow_slice_micros * NANOS_PER_MICRO,
+            timeout_s=settings.postgres_timeout_s,
+        )
         metrics = Metrics()
         journals = settings.data_path / "journal"
         journal = await Journal.open(journals / f"worker-{slot}", wait_s=JOURNAL_WAIT_S)
@@ -198,6 +219,7 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
             settings=settings,
             feed=feed,
             counter=counter,
+            cover=cover,
             outbox=outbox,
             router=router,
             metrics=metrics,
@@ -205,7 +227,8 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
         )
         feed.on_key_revoked(worker.watch.revoke)
         feed.on_endpoint_changed(lambda endpoint_id: _follow_endpoint(feed, router, endpoint_id))
-        for coroutine in (worker.watch.run(worker.shared), worker.keep_house()):
+        follower = EpochFollower(pool, counter)
+        for coroutine in (worker.watch.run(worker.shared), worker.keep_house(), follower.run()):
             task = asyncio.create_task(coroutine)
             stack.push_async_callback(_stop_task, task)
         yield worker
@@ -236,14 +259,13 @@ def _follow_endpoint(feed: StateFeed, router: Router, endpoint_id: str) -> None:
         router.forget(endpoint_id)
 
 
-async def _read_epoch(settings: Settings) -> int:
-    pool = await open_pool(
-        settings.database_url, size=1, timeout_s=settings.postgres_timeout_s, application_name="pareta-worker"
-    )
+async def _close_pool(pool: Pool) -> None:
+    """Close it, but not wait for a Postgres that does not answer."""
     try:
-        return await Ledger(pool).epoch()
-    finally:
-        await pool.close()
+        async with asyncio.timeout(POOL_CLOSE_S):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
 
 
 async def _stop_task(task: asyncio.Task[None]) -> None:

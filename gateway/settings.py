@@ -22,6 +22,8 @@ class SettingsError(ValueError):
 
 BARE_NAMES = frozenset({"host", "port", "admin_port", "data_dir", "workers", "database_url", "redis_url"})
 
+_REDIS_FAMILIES = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
 
 def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
     return field(default=default, metadata={"doc": doc, "low": low, "high": high})
@@ -39,7 +41,10 @@ class Settings:
     workers: int = _setting(1, "Worker processes that share the port.", low=1, high=256)
     data_dir: str = _setting(".data", "Folder of journals and of the embedded databases.")
     database_url: str = _setting("", "postgres://… of an external cluster; empty means embedded.")
-    redis_url: str = _setting("", "redis:// or rediss:// of an external server; empty means embedded.")
+    redis_url: str = _setting(
+        "",
+        "redis://, redis+sentinel:// or redis+cluster:// (with TLS rediss…) of external servers; empty means embedded.",
+    )
     shards: int = _setting(
         1, "Credit shards (hash tags) in Redis; never change it on a filled ledger.", low=1, high=1024
     )
@@ -85,6 +90,18 @@ class Settings:
         "How long Redis remembers closed holds (about 235 bytes each) and idempotency keys.",
         low=60,
         high=31 * 86_400,
+    )
+    escrow_slice_micros: int = _setting(
+        100_000, "Least credit (micro-USD) that is granted to Redis at a time.", low=1, high=1 << 40
+    )
+    escrow_horizon_s: float = _setting(
+        30.0, "An active organization has what it spends in this time in Redis.", low=1, high=3600
+    )
+    escrow_idle_s: float = _setting(
+        300.0, "Credit that nobody spent from for so long goes back to Postgres.", low=0.5, high=86_400
+    )
+    epoch_grace_s: float = _setting(
+        60.0, "How long credit stays frozen after Redis has lost it, so that late charges find it.", low=1, high=86_400
     )
     key_cache_size: int = _setting(100_000, "API keys a worker remembers.", low=1, high=10_000_000)
     resync_s: float = _setting(30.0, "Time between full resyncs of endpoints and prices.", low=0.1, high=3600)
@@ -174,7 +191,7 @@ def _article(wanted: type) -> str:
 def _checked(settings: Settings) -> Settings:
     for name, schemes in (
         ("database_url", ("postgres", "postgresql")),
-        ("redis_url", ("redis", "rediss", "unix")),
+        ("redis_url", ("redis", "rediss", "unix", *_REDIS_FAMILIES)),
         ("public_url", ("http", "https")),
     ):
         value = getattr(settings, name)

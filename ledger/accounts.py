@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 
 from ledger.core.money import MAX_NANOS
 from ledger.database import Connection, Pool, Record, acquired, transaction
-from ledger.epochs import current_epoch
 from ledger.errors import LedgerConflict, LedgerRefused, UnknownAccount
-from ledger.grants import fresh_id, grant_available, transfer_id
+from ledger.grants import fresh_id, transfer_id
 from ledger.partitions import MonthKeeper, months_ahead
 
 MAX_KEY_LETTERS = 200
@@ -35,16 +34,20 @@ class TopUp:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What an organization has, in nano-USD: not yet granted, and granted to Redis and not yet charged."""
+    """What an organization has, in nano-USD: not yet granted, granted to Redis and not yet charged, and frozen.
+
+    Frozen is what Redis had when it lost something; it is available again when it is known what was spent of it.
+    """
 
     org_id: str
     available_nanos: int
     escrow_nanos: int
+    frozen_nanos: int = 0
 
     @property
     def total_nanos(self) -> int:
         """What is left of what was paid in, as far as it is booked."""
-        return self.available_nanos + self.escrow_nanos
+        return self.available_nanos + self.escrow_nanos + self.frozen_nanos
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,14 @@ class Credit:
     charged_nanos: int
     pending_grant_nanos: int
     top_ups: int
+    frozen_nanos: int = 0
 
 
 async def open_accounts(pool: Pool, org_id: str) -> Balance:
     """Open an organization's accounts, once; again it only reads them."""
     async with transaction(pool, "open the accounts") as conn:
         await conn.execute(
-            """INSERT INTO ledger.account (kind, org_id) VALUES ('available', $1), ('escrow', $1)
+            """INSERT INTO ledger.account (kind, org_id) VALUES ('available', $1), ('escrow', $1), ('frozen', $1)
                ON CONFLICT (org_id, kind) WHERE org_id IS NOT NULL DO NOTHING""",
             org_id,
         )
@@ -75,7 +79,7 @@ async def open_accounts(pool: Pool, org_id: str) -> Balance:
 async def top_up(
     pool: Pool, months: MonthKeeper, *, org_id: str, amount_nanos: int, idempotency_key: str, note: str = ""
 ) -> TopUp:
-    """Book a payment and grant it, in one transaction.
+    """Book a payment, in one transaction. It is granted to Redis when it is needed.
 
     Args:
         amount_nanos: 1 to ``MAX_NANOS``.
@@ -112,7 +116,6 @@ async def top_up(
         )
         assert booked is not None
         await _post_top_up(conn, booked)
-        await grant_available(conn, org_id, epoch=await current_epoch(conn))
     return _top_up(booked, replayed=False)
 
 
@@ -159,7 +162,7 @@ async def credit(pool: Pool, org_id: str) -> Credit:
     """
     async with acquired(pool, "read the credit") as conn:
         row = await conn.fetchrow(
-            """SELECT b.available_nanos, b.escrow_nanos, t.nanos AS topped_up_nanos, t.count AS top_ups,
+            """SELECT b.available_nanos, b.escrow_nanos, b.frozen_nanos, t.nanos AS topped_up_nanos, t.count AS top_ups,
                       (SELECT coalesce(sum(amount_nanos), 0)::bigint FROM ledger.escrow_grant
                         WHERE org_id = $1 AND state = 'pending') AS pending_nanos
                  FROM ledger.balance b,
@@ -170,7 +173,7 @@ async def credit(pool: Pool, org_id: str) -> Credit:
         )
     if row is None:
         raise UnknownAccount(f"There is no account of {org_id}.")
-    left_nanos = row["available_nanos"] + row["escrow_nanos"]
+    left_nanos = row["available_nanos"] + row["escrow_nanos"] + row["frozen_nanos"]
     return Credit(
         org_id=org_id,
         topped_up_nanos=row["topped_up_nanos"],
@@ -179,6 +182,7 @@ async def credit(pool: Pool, org_id: str) -> Credit:
         charged_nanos=row["topped_up_nanos"] - left_nanos,
         pending_grant_nanos=row["pending_nanos"],
         top_ups=row["top_ups"],
+        frozen_nanos=row["frozen_nanos"],
     )
 
 
@@ -192,10 +196,12 @@ async def top_ups(pool: Pool, org_id: str, *, limit: int = 100) -> list[TopUp]:
 
 
 async def _balance(conn: Connection, org_id: str) -> Balance:
-    row = await conn.fetchrow("SELECT available_nanos, escrow_nanos FROM ledger.balance WHERE org_id = $1", org_id)
+    row = await conn.fetchrow(
+        "SELECT available_nanos, escrow_nanos, frozen_nanos FROM ledger.balance WHERE org_id = $1", org_id
+    )
     if row is None:
         raise UnknownAccount(f"There is no account of {org_id}.")
-    return Balance(org_id, row["available_nanos"], row["escrow_nanos"])
+    return Balance(org_id, row["available_nanos"], row["escrow_nanos"], row["frozen_nanos"])
 
 
 def _top_up(row: Record, *, replayed: bool) -> TopUp:

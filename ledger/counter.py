@@ -66,6 +66,7 @@ from ledger.counter_words import (
     settle_words,
 )
 from ledger.redis_link import RedisLink, UnknownScript, pack
+from ledger.shard_door import ShardDoor
 
 __all__ = [
     "AccountState",
@@ -98,7 +99,7 @@ __all__ = [
 BEATS_PER_OPERATION = 100
 MAX_EVENTS_PER_READ = 10_000
 
-_GRANT_VERDICTS: tuple[GrantVerdict, ...] = ("applied", "repeated", "gap")
+_GRANT_VERDICTS: tuple[GrantVerdict, ...] = ("applied", "repeated", "gap", "stale")
 
 
 class CreditCounter:
@@ -279,8 +280,10 @@ class CreditCounter:
 
     # Money from and to the ledger
 
-    async def grant(self, org_id: str, grant_seq: int, amount_nanos: int) -> GrantVerdict:
-        """Apply grant number ``grant_seq`` (from 1) of an organization, once and in order.
+    async def grant(
+        self, org_id: str, grant_seq: int, amount_nanos: int, *, epoch: int | None = None
+    ) -> GrantVerdict:
+        """Apply grant number ``grant_seq`` (from 1) of an organization and epoch (ours), once and in order.
 
         Raises:
             CounterUnavailable: nobody knows; send it again.
@@ -288,7 +291,9 @@ class CreditCounter:
         """
         if not 0 < amount_nanos <= MOST_NANOS or grant_seq < 1 or not org_id:
             raise ValueError("A grant has a number from 1 and an amount from 1 to 2^52 nano-USD.")
-        answer = await self._collector_of(org_id).ask(("grant", org_id, grant_seq, amount_nanos, MOST_NANOS))
+        collector = self._collector_of(org_id)
+        words = ("grant", org_id, grant_seq, amount_nanos, MOST_NANOS, collector.epoch if epoch is None else epoch)
+        answer = await collector.ask(words)
         return _GRANT_VERDICTS[answer[0]]
 
     async def give_back(self, org_id: str, grant_seq: int, *, keep_nanos: int) -> int:
@@ -449,6 +454,16 @@ class CreditCounter:
     def set_epoch(self, shard: int, number: int) -> None:
         """Work under another epoch, because the ledger has opened one."""
         self._collectors[shard].follow(number)
+
+    def door(self, shard: int) -> ShardDoor:
+        """The guardian's hand on a shard, with a connection of its own."""
+        return ShardDoor(self._url, shard, timeout_s=self.timeout_s)
+
+    def saw(self, shard: int, epoch: int, seq: int) -> None:
+        """Remember that an event exists; a Redis without it has lost something."""
+        collector = self._collectors[shard]
+        if epoch == collector.epoch:
+            collector.seen_seq = max(collector.seen_seq, seq)
 
     def seen_seq(self, shard: int) -> int:
         """The highest event number of the shard's epoch that this process knows of."""

@@ -1,8 +1,9 @@
-"""Escrow: what Postgres has granted to Redis, and bringing it there.
+"""Escrow: what Postgres has granted to Redis, slice by slice, and bringing it there.
 
 Floor: edge. A grant is a committed move of an organization's credit from *available* to *escrow*, numbered per
-organization and epoch. Redis applies each number once and in order, so sending is always safe to repeat. For now the
-whole available balance is granted at once; slices by recent spend only change ``_grantable``.
+organization and epoch. Redis applies each number once and in order, so sending is always safe to repeat. How large a
+slice is, and when one is made, is decided by ``ledger.cover`` (a request came short) and ``ledger.escrow`` (ahead of
+need).
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Protocol
 
 from ledger.core.ids import REQUEST_PREFIX, REQUEST_RANDOM_BYTES, request_id
 from ledger.core.money import MAX_GRANT_NANOS
+from ledger.counter_values import GrantVerdict
 from ledger.database import Connection, Pool, Record, acquired
 
 SEND_AT_ONCE = 1000
@@ -25,8 +27,8 @@ SEND_AT_ONCE = 1000
 class GrantTaker(Protocol):
     """The side of the counter that takes grants."""
 
-    async def grant(self, org_id: str, grant_seq: int, amount_nanos: int) -> Literal["applied", "repeated", "gap"]:
-        """Apply grant number ``grant_seq`` of an organization, once."""
+    async def grant(self, org_id: str, grant_seq: int, amount_nanos: int, *, epoch: int | None = None) -> GrantVerdict:
+        """Apply grant number ``grant_seq`` of an organization and epoch, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +62,33 @@ def transfer_id(event_id: str, *, late: bool = False) -> str:
     return ("txl_" if late else "tx_") + event_id.rpartition("_")[2]
 
 
-async def grant_available(conn: Connection, org_id: str, *, epoch: int) -> Grant | None:
-    """Move what may be granted from available to escrow. Inside a transaction that has locked the balance row."""
+async def grant_slice(conn: Connection, org_id: str, *, shard: int, epoch: int, want_nanos: int) -> Grant | None:
+    """Move up to ``want_nanos`` from available to escrow; None if there is nothing to move, or the epoch has ended.
+
+    Args:
+        conn: inside a transaction; the balance row stays locked until its end.
+        shard: the organization's.
+        epoch: that this process takes for the shard's current one.
+    """
+    if not await _hold_epoch(conn, shard, epoch):
+        return None
     have = await conn.fetchrow(
-        """SELECT b.available_nanos, b.escrow_nanos, coalesce(max(g.grant_seq), 0) AS last_seq
-             FROM ledger.balance b LEFT JOIN ledger.escrow_grant g ON g.org_id = b.org_id AND g.epoch = $2
-            WHERE b.org_id = $1 GROUP BY b.org_id""",
-        org_id,
-        epoch,
+        "SELECT available_nanos, escrow_nanos FROM ledger.balance WHERE org_id = $1 FOR UPDATE", org_id
     )
     if have is None:
         return None
-    amount_nanos = _grantable(have["available_nanos"], escrow_nanos=have["escrow_nanos"])
+    # Escrow here is never below what Redis really has left, so Redis can count whatever it is granted.
+    amount_nanos = max(0, min(want_nanos, have["available_nanos"], MAX_GRANT_NANOS - have["escrow_nanos"]))
     if amount_nanos == 0:
         return None
     row = await conn.fetchrow(
-        """INSERT INTO ledger.escrow_grant (id, org_id, epoch, grant_seq, amount_nanos) VALUES ($1, $2, $3, $4, $5)
+        """INSERT INTO ledger.escrow_grant (id, org_id, epoch, grant_seq, amount_nanos)
+           SELECT $1, $2, $3, coalesce(max(grant_seq), 0) + 1, $4
+             FROM ledger.escrow_grant WHERE org_id = $2 AND epoch = $3
            RETURNING *""",
         fresh_id("grant_"),
         org_id,
         epoch,
-        have["last_seq"] + 1,
         amount_nanos,
     )
     assert row is not None
@@ -104,33 +112,27 @@ async def grant_available(conn: Connection, org_id: str, *, epoch: int) -> Grant
     return _grant(row)
 
 
-def _grantable(available_nanos: int, *, escrow_nanos: int) -> int:
-    """Everything, as long as Redis can count it exactly. Escrow here is never below what Redis really has left."""
-    return max(0, min(available_nanos, MAX_GRANT_NANOS - escrow_nanos))
+async def _hold_epoch(conn: Connection, shard: int, epoch: int) -> bool:
+    """Whether the epoch is the shard's current one; if so it stays that until the transaction ends.
 
-
-async def grant_waiting(pool: Pool, *, epoch: int, limit: int = 100) -> int:
-    """Grant what an earlier cap left in *available*; returns how many grants were made."""
-    async with acquired(pool, "read what waits to be granted") as conn:
-        waiting = await conn.fetch(
-            "SELECT org_id FROM ledger.balance WHERE available_nanos > 0 ORDER BY changed_at LIMIT $1", limit
-        )
-    made = 0
-    for row in waiting:
-        async with acquired(pool, "grant credit") as conn, conn.transaction():
-            await conn.execute("SELECT 1 FROM ledger.balance WHERE org_id = $1 FOR UPDATE", row["org_id"])
-            made += await grant_available(conn, row["org_id"], epoch=epoch) is not None
-    return made
+    Who opens a new epoch locks the row of the old one first, so a grant is either made before and frozen with the
+    rest, or comes here after and finds the epoch ended. A grant in between would be credit that nobody can spend.
+    """
+    await conn.execute("SELECT 1 FROM ledger.epoch WHERE number = $1 FOR KEY SHARE", epoch)
+    newest = await conn.fetchval("SELECT max(number) FROM ledger.epoch WHERE shard = $1 OR shard IS NULL", shard)
+    return bool(newest == epoch)
 
 
 async def pending_grants(pool: Pool, org_id: str | None = None) -> list[Grant]:
-    """Grants that Redis has not confirmed, in the order in which they must be sent."""
+    """Grants that Redis has not confirmed, in the order in which they must be sent.
+
+    Those of an epoch that ended are among them, if they never arrived: the counter takes them for stale.
+    """
     async with acquired(pool, "read the pending grants") as conn:
         rows = await conn.fetch(
             """SELECT * FROM ledger.escrow_grant
                 WHERE state = 'pending' AND ($1::text IS NULL OR org_id = $1)
-                  AND epoch = (SELECT max(number) FROM ledger.epoch)
-                ORDER BY org_id, grant_seq LIMIT $2""",
+                ORDER BY epoch DESC, org_id, grant_seq LIMIT $2""",
             org_id,
             SEND_AT_ONCE,
         )
@@ -172,9 +174,10 @@ async def deliver_grants(pool: Pool, counter: GrantTaker, org_id: str | None = N
         for grant in grants:
             if grant.org_id in gaps:
                 continue
-            if await counter.grant(grant.org_id, grant.grant_seq, grant.amount_nanos) == "gap":
+            verdict = await counter.grant(grant.org_id, grant.grant_seq, grant.amount_nanos, epoch=grant.epoch)
+            if verdict == "gap":
                 gaps[grant.org_id] = None
-            else:
+            elif verdict != "stale":
                 arrived.append(grant)
     finally:
         if arrived:

@@ -1,8 +1,9 @@
 """The reconciler: carries events from Redis into Postgres, each exactly once.
 
 Floor: edge. It owns no truth. The position in the stream commits together with what was booked, so whatever dies in
-between, the next one reads on from where the books stand; the stream is trimmed behind that. Beside this it sends the
-grants that wait, reaps holds that nobody renews, makes the next months' partitions and compares both sides for drift.
+between, the next one reads on from where the books stand; the stream is trimmed behind that. Each term begins with the
+guardian (``ledger.guardian``), who is called again whenever Redis looks as if it had lost something. The chores beside
+this are ``ledger.chores``.
 
 Several may run; one works per shard (``ledger.terms``), the others stand by.
 """
@@ -13,21 +14,20 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from ledger.batches import BatchWriter, Booked, EventRefused, Term
 from ledger.booking import Plan, Position, plan, quarantine
+from ledger.chores import Chores, wait
 from ledger.counter import CounterUnavailable, CreditCounter
 from ledger.counter_values import LedgerEvent
 from ledger.database import Pool, PooledConnection, acquired
-from ledger.drift import DriftWatch
-from ledger.epochs import epoch
-from ledger.errors import Fenced, LedgerError, LedgerUnavailable
-from ledger.grants import deliver_grants, grant_waiting
-from ledger.partitions import MonthKeeper, months_ahead
+from ledger.errors import Fenced, LedgerError
+from ledger.escrow import EscrowKeeper, EscrowPolicy
+from ledger.guardian import GRACE_S, Guardian, Judged
+from ledger.partitions import MonthKeeper
 from ledger.terms import RENEW_S, renew, try_lock, try_take
 
 BATCH_EVENTS = 2000
@@ -37,18 +37,16 @@ STANDBY_POLL_S = 1.0
 AFTER_FENCE_S = 5.0
 """Whoever was fenced off stands back for so long, so that its successor gets the lock as well."""
 
-REAP_EVERY_S = 1.0
-REAP_AT_ONCE = 100
-GRANTS_EVERY_S = 0.5
-DRIFT_EVERY_S = 5.0
-MAINTAIN_EVERY_S = 600.0
-MONTHS_AHEAD = 2
+GUARD_EVERY_S = 0.1
+"""Between two quick looks at Redis; each takes two short commands."""
 
 _BACKOFF_S = (0.1, 0.3, 1.0, 2.0)
+_REDIS_BACKOFF_S = 0.25
+"""A Redis that comes back serves nobody before it was checked, so its check must not be late."""
 
 
-class RedisWentBack(LedgerUnavailable):
-    """Redis stands before an event that is booked: it has lost what it once had, and somebody must decide."""
+OnBooked = Callable[[Sequence[LedgerEvent]], None]
+"""Told of every batch that was booked."""
 
 
 @dataclass(slots=True)
@@ -63,6 +61,8 @@ class ShardStatus:
     anomalies: int = 0
     lag_events: int = 0
     lag_s: float = 0.0
+    booked_epoch: int = 0
+    booked_seq: int = 0
     last_error: str = ""
 
 
@@ -93,9 +93,19 @@ class ShardReconciler:
     """Books the stream of one shard whenever it holds the term."""
 
     def __init__(
-        self, pool: Pool, counter: CreditCounter, shard: int, months: MonthKeeper, *, batch_events: int = BATCH_EVENTS
+        self,
+        pool: Pool,
+        counter: CreditCounter,
+        shard: int,
+        months: MonthKeeper,
+        *,
+        grace_s: float,
+        on_booked: OnBooked,
+        batch_events: int = BATCH_EVENTS,
     ) -> None:
         self.status = ShardStatus()
+        self.guardian = Guardian(counter, shard, grace_s=grace_s)
+        self._on_booked = on_booked
         self._pool = pool
         self._counter = counter
         self._shard = shard
@@ -113,11 +123,14 @@ class ShardReconciler:
                 failures, wait_s = 0, STANDBY_POLL_S
             except Fenced as error:
                 self.status.last_error, wait_s = str(error), AFTER_FENCE_S
-            except (LedgerError, CounterUnavailable) as error:
+            except CounterUnavailable as error:
+                self.status.last_error, wait_s = str(error), _REDIS_BACKOFF_S
+            except LedgerError as error:
                 failures = 0 if self.status.batches > batches_before else failures + 1
                 self.status.last_error, wait_s = str(error), _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
             self.status.leading = False
             await wait(stop, wait_s)
+        await self.guardian.close()
 
     async def _one_term(self, stop: asyncio.Event) -> None:
         async with acquired(self._pool, "reconcile") as conn:
@@ -127,20 +140,53 @@ class ShardReconciler:
                 return
             desk = _Desk(conn, term, BatchWriter(conn, term, self._months), term.start)
             await desk.writer.prepare()
+            await self._check(desk)
             await self._look_after(desk)
             await self._trim(desk)
             self.status.leading = True
             self.status.last_error = ""
             told_to_stop = asyncio.create_task(stop.wait())
+            uneasy = asyncio.create_task(self._keep_watch(desk))
             try:
                 while not stop.is_set():
                     desk.ahead = desk.ahead or asyncio.create_task(self._read(desk.at, IDLE_BLOCK_MS))
-                    await asyncio.wait([desk.ahead, told_to_stop], return_when=asyncio.FIRST_COMPLETED)
-                    if desk.ahead.done():
+                    await asyncio.wait([desk.ahead, told_to_stop, uneasy], return_when=asyncio.FIRST_COMPLETED)
+                    if uneasy.done():
+                        uneasy.result()
+                        await self._check(desk)
+                        uneasy = asyncio.create_task(self._keep_watch(desk))
+                    elif desk.ahead.done():
                         await self._turn(desk, desk.ahead.result())
             finally:
                 await _call_off(told_to_stop)
+                await _call_off(uneasy)
                 await _call_off(desk.ahead)
+
+    async def _keep_watch(self, desk: _Desk) -> None:
+        """Until the shard needs the guardian."""
+        while True:
+            if await self.guardian.is_uneasy(desk.at):
+                return
+            await asyncio.sleep(GUARD_EVERY_S)
+
+    async def _check(self, desk: _Desk) -> None:
+        """Have the guardian judge the shard; nothing is booked meanwhile.
+
+        Raises:
+            Fenced, EpochMismatch, CounterUnavailable, LedgerUnavailable.
+        """
+        await _call_off(desk.ahead)
+        desk.ahead = None
+        judged = await self.guardian.check(desk.conn, desk.term, desk.at)
+        if judged.book_first is not None:
+            while (read := await self._read(desk.at, 0)).events:
+                await self._book(desk, read)
+            judged = Judged(await self.guardian.renew(desk.conn, desk.term, desk.at, judged.book_first))
+        self._move(desk, judged.at)
+
+    def _move(self, desk: _Desk, at: Position) -> None:
+        desk.at = at
+        self.status.booked_epoch, self.status.booked_seq = at.epoch, at.seq
 
     async def _turn(self, desk: _Desk, read: _Read) -> None:
         desk.ahead = None
@@ -151,9 +197,13 @@ class ShardReconciler:
             await self._trim(desk)
         if not read.events or time.monotonic() - desk.looked_s > LOOK_AFTER_S:
             await self._look_after(desk)
+            if await self.guardian.somebody_saw_more(desk.conn):
+                await self._check(desk)
 
     async def _read(self, at: Position, block_ms: int) -> _Read:
         events = await self._counter.read_events(self._shard, at.stream_id, self._batch_events, block_ms)
+        if events:
+            self._counter.saw(self._shard, events[-1].epoch, events[-1].seq)
         return _Read(events, plan(events, at))
 
     async def _book(self, desk: _Desk, read: _Read) -> None:
@@ -169,7 +219,7 @@ class ShardReconciler:
             for half in (events[:middle], events[middle:]):
                 await self._book(desk, _Read(half, plan(half, desk.at)))
             return
-        self._note(desk, booked, read.planned.end, events[-1])
+        self._note(desk, booked, read.planned.end, events)
 
     async def _set_aside(self, desk: _Desk, event: LedgerEvent, refusal: EventRefused) -> None:
         """Keep an event that has no place in the books as an anomaly, so that it stops nobody else's."""
@@ -180,11 +230,12 @@ class ShardReconciler:
         except EventRefused:
             planned = quarantine(event, desk.at, str(refusal))
             booked = await desk.writer.book(planned)
-        self._note(desk, booked, planned.end, event)
+        self._note(desk, booked, planned.end, [event])
 
-    def _note(self, desk: _Desk, booked: Booked, end: Position, last: LedgerEvent) -> None:
-        desk.at = end
-        desk.booked_t_ms = last.t_ms
+    def _note(self, desk: _Desk, booked: Booked, end: Position, events: Sequence[LedgerEvent]) -> None:
+        self._move(desk, end)
+        desk.booked_t_ms = events[-1].t_ms
+        self._on_booked(events)
         desk.renewed_s = time.monotonic()
         status = self.status
         status.booked_events += booked.events
@@ -194,25 +245,24 @@ class ShardReconciler:
         status.batches += 1
 
     async def _trim(self, desk: _Desk) -> None:
-        """Forget in Redis what is booked. Should this fail, the next batch does it."""
-        await self._counter.trim(self._shard, after(desk.at.stream_id))
+        """Forget in Redis what is booked, but for the last of it: by that its past is recognized.
+
+        Should this fail, the next batch does it.
+        """
+        await self._counter.trim(self._shard, desk.at.stream_id)
 
     async def _look_after(self, desk: _Desk) -> None:
-        """See where Redis stands, and renew the term.
+        """See where Redis stands and what others saw, and renew the term.
 
         Raises:
-            RedisWentBack, Fenced, CounterUnavailable, LedgerUnavailable.
+            Fenced, CounterUnavailable, LedgerUnavailable.
         """
         desk.looked_s = time.monotonic()
         meta = await self._counter.meta(self._shard)
-        if meta is None or meta.epoch != self._counter.epoch:
-            raise CounterUnavailable("fenced", f"shard {self._shard} is not at the epoch {self._counter.epoch}")
-        if (meta.epoch, meta.seq) < (desk.at.epoch, desk.at.seq):
-            raise RedisWentBack(
-                f"Redis is at event {meta.epoch}-{meta.seq} of shard {self._shard}, but {desk.at.epoch}-{desk.at.seq} "
-                "is in the books: Redis has lost events. Nothing is booked until this is resolved."
-            )
-        behind = meta.seq - (desk.at.seq if meta.epoch == desk.at.epoch else 0)
+        epoch = self._counter.epoch_of(self._shard)
+        if meta is None or meta.epoch != epoch:
+            raise CounterUnavailable("fenced", f"shard {self._shard} is not at the epoch {epoch}")
+        behind = max(0, meta.seq - (desk.at.seq if meta.epoch == desk.at.epoch else 0))
         self.status.lag_events = behind
         oldest_ms = desk.booked_t_ms if behind else None
         self.status.lag_s = max(0.0, time.time() - oldest_ms / 1000) if oldest_ms is not None else 0.0
@@ -227,23 +277,29 @@ class Reconciler:
 
     Args:
         pool: at least ``shards + 2`` connections; each shard keeps one.
-        counter: at the ledger's epoch.
+        counter: its epochs are kept up to date from here.
+        policy: how much credit lies in Redis.
+        grace_s: how long credit of a lost epoch stays frozen, so that what was spent of it comes to light.
     """
 
     def __init__(
-        self, pool: Pool, counter: CreditCounter, shards: int = 1, *, batch_events: int = BATCH_EVENTS
+        self,
+        pool: Pool,
+        counter: CreditCounter,
+        *,
+        policy: EscrowPolicy | None = None,
+        grace_s: float = GRACE_S,
+        batch_events: int = BATCH_EVENTS,
     ) -> None:
-        self._pool = pool
-        self._counter = counter
-        self._months = MonthKeeper()
+        months = MonthKeeper()
+        escrow = EscrowKeeper(pool, counter, policy or EscrowPolicy())
         self._shards = [
-            ShardReconciler(pool, counter, shard, self._months, batch_events=batch_events) for shard in range(shards)
+            ShardReconciler(
+                pool, counter, shard, months, grace_s=grace_s, on_booked=escrow.note, batch_events=batch_events
+            )
+            for shard in range(counter.shards)
         ]
-        self._drift = DriftWatch(pool, counter, shards)
-        self._chore_errors: dict[str, str] = {}
-        self.reaped_holds = 0
-        self.delivered_grants = 0
-        self.grant_gaps: tuple[str, ...] = ()
+        self.chores = Chores(pool, counter, months, escrow, leads=self._leads)
 
     @property
     def shards(self) -> Sequence[ShardStatus]:
@@ -266,65 +322,25 @@ class Reconciler:
         return max(shard.status.lag_s for shard in self._shards)
 
     @property
-    def drift_nanos(self) -> int:
-        """What Redis and Postgres disagree on, found at moments when both were quiet; should always be 0."""
-        return self._drift.drift_nanos
+    def renewals(self) -> int:
+        """How often this process opened a new epoch because Redis had lost something."""
+        return sum(shard.guardian.renewals for shard in self._shards)
 
     @property
     def last_error(self) -> str:
         """What is wrong now, in one sentence; empty if nothing is."""
-        errors = [shard.status.last_error for shard in self._shards] + list(self._chore_errors.values())
-        return next((error for error in errors if error), "")
+        errors = [shard.status.last_error for shard in self._shards]
+        return next((error for error in (*errors, *self.chores.errors.values()) if error), "")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop. Failures of Redis and Postgres are waited out."""
         async with asyncio.TaskGroup() as group:
             for shard in self._shards:
                 group.create_task(shard.run(stop))
-            for name, every_s, chore in (
-                ("partitions and waiting credit", MAINTAIN_EVERY_S, self._maintain),
-                ("grants", GRANTS_EVERY_S, self._deliver_grants),
-                ("reaping", REAP_EVERY_S, self._reap),
-                ("drift", DRIFT_EVERY_S, self._compare),
-            ):
-                group.create_task(self._repeat(stop, name, every_s, chore))
+            group.create_task(self.chores.run(stop))
 
-    async def _repeat(
-        self, stop: asyncio.Event, name: str, every_s: float, chore: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Do a chore again and again while this process leads."""
-        while not stop.is_set():
-            wait_s = every_s
-            if self.leading:
-                try:
-                    await chore()
-                    self._chore_errors.pop(name, None)
-                except (LedgerError, CounterUnavailable) as error:
-                    self._chore_errors[name] = f"{name}: {error}"
-                    wait_s = min(every_s, STANDBY_POLL_S)
-            else:
-                self._chore_errors.pop(name, None)
-                wait_s = min(every_s, STANDBY_POLL_S)
-            await wait(stop, wait_s)
-
-    async def _maintain(self) -> None:
-        async with acquired(self._pool, "make the next partitions") as conn:
-            await self._months.ensure(conn, months_ahead(datetime.now(UTC), MONTHS_AHEAD))
-        await grant_waiting(self._pool, epoch=await epoch(self._pool))
-
-    async def _deliver_grants(self) -> None:
-        delivery = await deliver_grants(self._pool, self._counter)
-        self.delivered_grants += delivery.delivered
-        self.grant_gaps = delivery.gaps
-        if delivery.gaps:
-            raise RedisWentBack(f"Redis lacks earlier grants of {len(delivery.gaps)} organizations.")
-
-    async def _reap(self) -> None:
-        while (reaped := await self._counter.reap(REAP_AT_ONCE)) > 0:
-            self.reaped_holds += reaped
-
-    async def _compare(self) -> None:
-        await self._drift.step()
+    def _leads(self, shard: int) -> bool:
+        return self._shards[shard].status.leading
 
 
 async def _call_off(task: asyncio.Task[Any] | None) -> None:
@@ -334,18 +350,3 @@ async def _call_off(task: asyncio.Task[Any] | None) -> None:
         await asyncio.wait([task])
         if not task.cancelled():
             task.exception()
-
-
-def after(stream_id: str) -> str:
-    """The id that follows directly on a stream id."""
-    major, _, minor = stream_id.partition("-")
-    return f"{major}-{int(minor) + 1}"
-
-
-async def wait(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but not past the order to stop."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        pass

@@ -30,23 +30,26 @@ from ledger.booking import plan
 from ledger.core.ids import request_id
 from ledger.core.meters import Meter
 from ledger.counter import CreditCounter
-from ledger.database import Pool, open_pool
+from ledger.database import Pool, open_pool, transaction
+from ledger.grants import grant_slice
 from ledger.migrate import ledger_migrations, migrate
 from ledger.partitions import MonthKeeper
 from ledger.postgres import Ledger
-from ledger.reconcile import BATCH_EVENTS, Reconciler, after
+from ledger.reconcile import BATCH_EVENTS, Reconciler
 from ledger.terms import try_take
 
 CHARGE_NANOS = 500_000
 ENDPOINT = "ep_aaaaaaaaaaaa"
 
 
-async def fill(url: str, ledger: Ledger, counter: CreditCounter, events: int, organizations: int) -> None:
+async def fill(url: str, pool: Pool, ledger: Ledger, counter: CreditCounter, events: int, organizations: int) -> None:
     """Fund the organizations and put settlements into the stream, spread over them."""
     orgs = [f"org_{number:012d}" for number in range(organizations)]
     for org in orgs:
         await ledger.open_accounts(org)
         await ledger.top_up(org, events * CHARGE_NANOS, "bench")
+        async with transaction(pool, "grant") as conn:
+            await grant_slice(conn, org, shard=0, epoch=counter.epoch_of(0), want_nanos=events * CHARGE_NANOS)
         await ledger.deliver_grants(counter, org)
     card = await ledger.set_price(ENDPOINT, {Meter.REQUEST: CHARGE_NANOS})
     meta = await counter.meta(0)
@@ -99,7 +102,7 @@ async def parts(pool: Pool, counter: CreditCounter, batch: int, batches: int) ->
             marks.append(time.perf_counter())
             await writer.book(planned)
             marks.append(time.perf_counter())
-            await counter.trim(0, after(planned.end.stream_id))
+            await counter.trim(0, planned.end.stream_id)
             marks.append(time.perf_counter())
             at = planned.end
             events_done += len(events)
@@ -121,7 +124,7 @@ async def measure(folder: Path, events: int, organizations: int, batch: int) -> 
         ledger = Ledger(pool)
         counter = await CreditCounter.connect(redis.url, epoch=await ledger.epochs(1), timeout_s=30)
         await counter.begin_epoch()
-        await fill(redis.url, ledger, counter, events, organizations)
+        await fill(redis.url, pool, ledger, counter, events, organizations)
         print(f"{organizations} organizations, {events} events, batches of {batch}:")
         await parts(pool, counter, batch, max(1, events // 4 // batch))
         await drain(pool, counter, batch)
@@ -141,7 +144,7 @@ async def drain(pool: Pool, counter: CreditCounter, batch: int) -> None:
     """The reconciler as it runs, until the stream is empty."""
     stop = asyncio.Event()
     reconciler = Reconciler(pool, counter, batch_events=batch)
-    left = await counter.stream_length(0)
+    left = await counter.stream_length(0)  # the last booked one stays, but none was booked yet
     cpu_s, begin_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     task = asyncio.create_task(reconciler.run(stop))
     while not reconciler.leading:  # noqa: ASYNC110

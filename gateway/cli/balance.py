@@ -32,7 +32,10 @@ async def open_counter(place: Place, ledger: Ledger) -> AsyncIterator[CreditCoun
     from ledger.counter import CreditCounter  # late: the driver takes as long to import as all the rest
 
     counter = await CreditCounter.connect(
-        settings.redis_url, shards=settings.shards, epoch=await ledger.epoch(), timeout_s=settings.redis_timeout_s
+        settings.redis_url,
+        shards=settings.shards,
+        epoch=await ledger.epochs(settings.shards),
+        timeout_s=settings.redis_timeout_s,
     )
     try:
         yield counter
@@ -88,10 +91,10 @@ async def _account(place: Place, ledger: Ledger, org_id: str) -> AccountState | 
     """The account in Redis, if Redis is there and belongs to these books."""
     try:
         async with open_counter(place, ledger) as counter:
-            for shard in range(place.settings.shards):
-                meta = await counter.meta(shard)
-                if meta is None or meta.epoch != await ledger.epoch():
-                    return None
+            shard = counter.shard_of(org_id)
+            meta = await counter.meta(shard)
+            if meta is None or meta.epoch != counter.epoch_of(shard):
+                return None
             return await counter.account(org_id)
     except CounterUnavailable:
         return None

@@ -10,15 +10,13 @@ from typing import Any
 
 import click
 
-from gateway.cli.balance import credit_record, open_counter
+from gateway.cli.balance import credit_record
 from gateway.cli.output import money, show_record
 from gateway.cli.place import Place, operator
 from gateway.cli.words import usd
 from gateway.control import organizations
-from ledger.counter_values import CounterUnavailable
-from ledger.epochs import EpochMismatch
 from ledger.errors import LedgerUnavailable
-from ledger.postgres import Ledger, TopUp
+from ledger.postgres import TopUp
 
 
 @click.group()
@@ -50,16 +48,13 @@ async def top_up(place: Place, /, reference: str, amount_nanos: int, idempotency
             raise LedgerUnavailable(
                 f"{error} It may have been booked; repeat it with --idempotency-key {payment_key}."
             ) from error
-        trouble = await _deliver(place, ledger, organization.id)
         credit = await credit_record(place, ledger, organization.id)
     show_record(
         place,
-        {**_record(booked), "delivered": trouble is None, "credit": credit},
+        {**_record(booked), "credit": credit},
         title="Top-up",
         sections={"credit": ()},
     )
-    if trouble is not None:
-        click.echo(f"note: booked, but the gateway can't spend it yet: {trouble}", err=True)
 
 
 @credit.command()
@@ -78,17 +73,6 @@ async def show(place: Place, /, reference: str) -> None:
         title=f"Credit of {organization.name}",
         sections={"payments": ("id", "amount", "idempotency_key", "note", "created_at")},
     )
-
-
-async def _deliver(place: Place, ledger: Ledger, org_id: str) -> str | None:
-    """Bring the money to the counter now. Returns why not: the reconciler does it as soon as it can."""
-    try:
-        async with open_counter(place, ledger) as counter:
-            await ledger.ensure_epoch(counter)
-            delivery = await ledger.deliver_grants(counter, org_id)
-    except (CounterUnavailable, EpochMismatch) as error:
-        return str(error)
-    return "Redis has lost an earlier grant." if delivery.gaps else None
 
 
 def _record(top_up: TopUp) -> dict[str, Any]:

@@ -90,6 +90,17 @@ def malformed_http() -> ApiError:
     return ApiError(400, "invalid_request_error", "http_invalid", "The request is not valid HTTP/1.1.")
 
 
+def unreadable_audio(field: str) -> ApiError:
+    """Audio with a price per second whose seconds can't be counted."""
+    return ApiError(
+        400,
+        "invalid_request_error",
+        "unreadable_audio",
+        f"{field} has no length that can be told: it must be a complete WAV or MP3 file, as its format says.",
+        param=field,
+    )
+
+
 def context_length_exceeded() -> ApiError:
     """Prompt and answer do not fit the model."""
     return ApiError(
@@ -298,7 +309,7 @@ def rate_limited(what: str, retry_after_s: float) -> ApiError:
     )
 
 
-def ledger_unavailable() -> ApiError:
+def ledger_unavailable(retry_after_s: float = 2) -> ApiError:
     """Credit can't be asked for now: fail closed, but never as a 402."""
     return ApiError(
         503,
@@ -306,7 +317,7 @@ def ledger_unavailable() -> ApiError:
         "ledger_unavailable",
         "Credit cannot be checked at the moment. Nothing was charged. Try again in a moment.",
         origin=Origin.LEDGER,
-        retry_after_s=2,
+        retry_after_s=clamp_retry_after(retry_after_s),
     )
 
 

@@ -1,10 +1,13 @@
 """Admit: limits and the hold, decided by Redis in one call.
 
 Floor: dataplane. Translates a plan into an `Admission` and the counter's verdict into a refusal or a `Held`. A hold
-is never skipped: when the counter can't say, the answer is 503.
+is never skipped: when the counter can't say, the answer is 503. Where Redis has too little of the organization's
+credit, Postgres is asked for more; only when that has none is the request cut to what is left, or refused with 402.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import orjson
 
@@ -14,6 +17,7 @@ from gateway.core.estimate import Plan
 from gateway.core.exchange import Exchange
 from gateway.core.idempotency import fingerprint
 from gateway.core.state import Key, Limits
+from ledger.core.pricing import hold_nanos
 from ledger.counter import (
     Admission,
     Claimed,
@@ -28,16 +32,28 @@ from ledger.counter import (
     RateLimited,
 )
 from ledger.counter_values import ClaimState
+from ledger.cover import Answer, Cover
+
+COVER_ATTEMPTS = 3
+"""How often Postgres is asked for one request: what it granted may have been taken by others meanwhile."""
 
 _WHAT = {"rpm": "requests per minute", "tpm": "tokens per minute", "open": "concurrent requests"}
 
 
 async def admit(
-    counter: CreditCounter, exchange: Exchange, plan: Plan, body: bytes, *, defaults: Limits, expires_in_s: float
+    counter: CreditCounter,
+    cover: Cover,
+    exchange: Exchange,
+    plan: Plan,
+    body: bytes,
+    *,
+    defaults: Limits,
+    expires_in_s: float,
 ) -> Held:
     """Take the hold.
 
     Args:
+        cover: brings more credit to Redis.
         exchange: has its key, endpoint and card by now.
         plan: the bound of the work.
         body: the raw request, for the fingerprint.
@@ -52,6 +68,8 @@ async def admit(
     exchange.open_places = tuple(place.name for place in admission.opens)
     try:
         verdict = await counter.admit(admission)
+        if isinstance(verdict, OutOfCredit):
+            verdict = await _admit_short(counter, cover, admission, verdict)
     except CounterUnavailable:
         raise Refused(errors.ledger_unavailable()) from None
     if isinstance(verdict, Held):
@@ -66,6 +84,28 @@ async def admit(
     assert isinstance(verdict, HoldConflict)
     # We mint every id ourselves, so a used one is a bug of ours and not of the client.
     raise Refused(errors.internal())
+
+
+async def _admit_short(
+    counter: CreditCounter, cover: Cover, admission: Admission, verdict: OutOfCredit
+) -> Held | OutOfCredit | RateLimited | HoldConflict | Claimed:
+    """Ask Postgres for more, and try again; with as much as there is once Postgres says that this is all.
+
+    Raises:
+        Refused: 503, nobody can say at the moment whether there is credit.
+    """
+    wanted_nanos = hold_nanos(admission.quote, admission.tokens_wanted)
+    for _ in range(COVER_ATTEMPTS):
+        covered = await cover.cover(admission.org_id, wanted_nanos - verdict.available_nanos, verdict)
+        if covered.answer is Answer.EXHAUSTED:
+            return await counter.admit(replace(admission, clamp=True))
+        if covered.answer is not Answer.GRANTED:
+            raise Refused(errors.ledger_unavailable(covered.retry_after_s))
+        again = await counter.admit(admission)
+        if not isinstance(again, OutOfCredit):
+            return again
+        verdict = again
+    raise Refused(errors.ledger_unavailable(1))
 
 
 def claim_error(state: ClaimState) -> errors.ApiError:
@@ -98,8 +138,9 @@ def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, defaults: Li
         expires_in_s=expires_in_s,
         rates=rate_limits(key, defaults, plan.tokens_estimated),
         opens=open_limits(key, defaults),
-        info=orjson.dumps({**info, "started_ms": exchange.started_ms, "outcome": "reaped"}),
+        info=orjson.dumps({**info, **exchange.discount_info(), "started_ms": exchange.started_ms, "outcome": "reaped"}),
         claim=exchange.claim,
+        clamp=False,
     )
 
 

@@ -38,6 +38,7 @@ from gateway.dataplane.settle import Settler
 from gateway.dataplane.watch import Watch
 from gateway.settings import Settings
 from ledger.counter import CreditCounter, Held
+from ledger.cover import Cover
 from ledger.outbox import OutboxUnavailable
 
 log = logging.getLogger("pareta.pipeline")
@@ -58,6 +59,7 @@ class Stages:
     settings: Settings
     state: StateView
     counter: CreditCounter
+    cover: Cover
     router: Router
     settler: Settler
     watch: Watch
@@ -159,18 +161,20 @@ class Pipeline:
         exchange.card = endpoint.card_at(exchange.started_ms)
         if exchange.card is None:
             raise Refused(errors.no_price())
-        planned = plan(ask, endpoint, exchange.card)
+        exchange.discount = endpoint.discount_at(exchange.started_ms)
+        planned = plan(ask, endpoint, exchange.card, discount_bps=exchange.discount_bps)
         if not stages.router.has_live(endpoint):
             raise Refused(errors.endpoint_not_ready(retry_after_s=_retry_s(stages.settings)))
         held = await admit(
             stages.counter,
+            stages.cover,
             exchange,
             planned,
             request.body,
             defaults=self._default_limits,
             expires_in_s=stages.settings.hold_expiry_s,
         )
-        exchange.held_nanos = held.amount_nanos
+        exchange.held_nanos, exchange.held_epoch = held.amount_nanos, held.epoch
         await self._work(exchange, reply, planned, held)
 
     async def _work(self, exchange: Exchange, reply: Reply, planned: Plan, held: Held) -> None:
@@ -224,7 +228,7 @@ class Pipeline:
         assert ask is not None
         if ask.stream and rate_nanos:
             tokens_held = held.tokens_granted * ask.completions
-            relay.bound(self._credit, tokens_held=tokens_held, rate_nanos=rate_nanos // ask.completions)
+            relay.bound(self._credit, tokens_held=tokens_held, rate_nanos=-(-rate_nanos // ask.completions))
 
     async def _ask_replicas(self, exchange: Exchange, relay: Relay, request: InferenceRequest) -> Answer:
         """Ask one replica after another until one answers; a failure that another may not have lets it go on."""

@@ -24,7 +24,6 @@ from gateway.core.state import EndpointStatus
 from gateway.stack.processes import write_private
 from ledger.core.meters import Meter
 from ledger.core.money import NANOS_PER_USD
-from ledger.counter import CreditCounter
 from ledger.postgres import Ledger
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ _PROBE = _Wish("probe", "Readiness probe", "readiness-probe", PROBE_CREDIT_NANOS
 
 
 async def prepare_demo(
-    *, database_url: str, ledger: Ledger, counter: CreditCounter, folder: Path, simulator_url: str, new_key: bool
+    *, database_url: str, ledger: Ledger, folder: Path, simulator_url: str, new_key: bool
 ) -> Demo:
     """Make, find or repair both tenants.
 
@@ -87,9 +86,6 @@ async def prepare_demo(
     async with session(database_url) as conn:
         newcomer = await _tenant(conn, ledger, _NEWCOMER, kept, simulator_url, new_key=new_key)
         probe = await _tenant(conn, ledger, _PROBE, kept, simulator_url, new_key=False)
-    # The reconciler would bring the credit to Redis, too; a newcomer shall not meet a 402 in the first second.
-    for tenant in (newcomer, probe):
-        await ledger.deliver_grants(counter, tenant.org_id)
     remembered = {
         "comment": "Plaintext keys of a local demo. Mint real keys with `pareta-gateway key mint`.",
         "simulator_url": simulator_url,

@@ -14,6 +14,7 @@ import asyncpg
 from gateway.settings import Settings
 from ledger.counter import CreditCounter
 from ledger.database import translated
+from ledger.epochs import current_epochs
 from ledger.migrate import ledger_migrations, migrate
 from ledger.postgres import Ledger, open_pool
 
@@ -31,10 +32,10 @@ async def migrate_all(database_url: str) -> list[str]:
 
 @asynccontextmanager
 async def open_ledger(settings: Settings) -> AsyncIterator[tuple[Ledger, CreditCounter]]:
-    """The ledger and its counter, with the first epoch begun where nothing was ever counted.
+    """The ledger and its counter, at the ledger's epochs. Redis may be away, or not be let in yet.
 
     Raises:
-        EpochMismatch: Redis and the ledger do not belong together; CounterUnavailable, LedgerError.
+        LedgerError.
     """
     pool = await open_pool(
         settings.database_url, size=2, timeout_s=settings.postgres_timeout_s, application_name="pareta-stack"
@@ -44,12 +45,11 @@ async def open_ledger(settings: Settings) -> AsyncIterator[tuple[Ledger, CreditC
         counter = await CreditCounter.connect(
             settings.redis_url,
             shards=settings.shards,
-            epoch=await ledger.epoch(),
+            epoch=await current_epochs(pool, settings.shards),
             timeout_s=settings.redis_timeout_s,
             keep_closed_s=settings.keep_closed_s,
         )
         try:
-            await ledger.ensure_epoch(counter)
             yield ledger, counter
         finally:
             await counter.close()

@@ -15,12 +15,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from gateway.settings import Settings
 from gateway.stack.stopping import StopRequest
 from gateway.stack.supervisor import RECONCILE_QUIET_S
+from ledger.core.money import NANOS_PER_MICRO
 from ledger.counter import CounterUnavailable, CreditCounter
 from ledger.database import Pool, open_pool
-from ledger.epochs import EpochMismatch
+from ledger.epochs import current_epochs
 from ledger.errors import LedgerUnavailable
-from ledger.postgres import Ledger
-from ledger.reconcile import Reconciler
+from ledger.escrow import EscrowPolicy
+from ledger.reconcile import Reconciler, ShardStatus
 
 log = logging.getLogger("pareta.reconciler")
 
@@ -47,26 +48,30 @@ async def run_reconciler(settings: Settings) -> None:
         counter = await CreditCounter.connect(
             settings.redis_url,
             shards=settings.shards,
-            epoch=await Ledger(pool).epoch(),
+            epoch=await current_epochs(pool, settings.shards),
             timeout_s=settings.redis_timeout_s,
             keep_closed_s=settings.keep_closed_s,
         )
         try:
-            await _begin(Ledger(pool), counter, stop)
-            await _run(Reconciler(pool, counter, settings.shards), counter, settings.shards, stop)
+            policy = EscrowPolicy(
+                slice_nanos=settings.escrow_slice_micros * NANOS_PER_MICRO,
+                horizon_s=settings.escrow_horizon_s,
+                idle_s=settings.escrow_idle_s,
+            )
+            await _run(Reconciler(pool, counter, policy=policy, grace_s=settings.epoch_grace_s), counter, stop)
         finally:
             await counter.close()
     finally:
         await pool.close()
 
 
-async def _run(reconciler: Reconciler, counter: CreditCounter, shards: int, stop: StopRequest) -> None:
+async def _run(reconciler: Reconciler, counter: CreditCounter, stop: StopRequest) -> None:
     end = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(reconciler.run(end))
         publishing = group.create_task(_Gauges().publish(reconciler))
         await stop.wait()
-        await stop.hurried(_quiet(reconciler, counter, shards), RECONCILE_QUIET_S)
+        await stop.hurried(_quiet(reconciler, counter), RECONCILE_QUIET_S)
         end.set()
         publishing.cancel()
 
@@ -90,31 +95,20 @@ async def _patiently_open(settings: Settings, stop: StopRequest) -> Pool | None:
     return None
 
 
-async def _begin(ledger: Ledger, counter: CreditCounter, stop: StopRequest) -> None:
-    """Open the first epoch in a Redis that was never used, waiting for one that is away.
-
-    Where the two do not belong together everything stays fenced, and the log says why.
-    """
-    while not stop.asked:
-        try:
-            await ledger.ensure_epoch(counter)
-        except EpochMismatch as error:
-            log.error("%s", error)
-        except (CounterUnavailable, LedgerUnavailable) as error:
-            log.warning("%s Trying again every %g s.", error, _RETRY_S)
-            await stop.hurried(stop.wait(), _RETRY_S)
-            continue
-        return
-
-
-async def _quiet(reconciler: Reconciler, counter: CreditCounter, shards: int) -> None:
+async def _quiet(reconciler: Reconciler, counter: CreditCounter) -> None:
     """Until nothing waits in Redis, or another process books it."""
     while reconciler.leading:
         with contextlib.suppress(CounterUnavailable):
-            # What is booked is trimmed, so an empty stream is a booked one.
-            if not any([await counter.stream_length(shard) for shard in range(shards)]):
+            if all([await _all_booked(status, counter, shard) for shard, status in enumerate(reconciler.shards)]):
                 return
         await asyncio.sleep(0.05)
+
+
+async def _all_booked(status: ShardStatus, counter: CreditCounter, shard: int) -> bool:
+    meta = await counter.meta(shard)
+    if not status.leading or meta is None or not meta.seq:
+        return True
+    return (meta.epoch, meta.seq) == (status.booked_epoch, status.booked_seq)
 
 
 class _Gauges:
@@ -137,22 +131,29 @@ class _Gauges:
         )
         self._reaped = Counter("pareta_reaped_holds", "Holds that nobody renewed and that expired.", registry=registry)
 
+        self._renewed = Counter(
+            "pareta_epochs_opened", "Times that Redis had lost something and was started over.", registry=registry
+        )
+
     async def publish(self, reconciler: Reconciler) -> None:
         """Copy the reconciler's numbers, and log its trouble, until cancelled."""
-        booked = anomalies = reaped = 0
+        booked = anomalies = reaped = renewed = 0
         said = ""
         while True:
             self._lag_events.set(reconciler.lag_events)
             self._lag_s.set(reconciler.lag_s)
-            self._drift.set(reconciler.drift_nanos)
+            chores = reconciler.chores
+            self._drift.set(chores.drift_nanos)
             self._leading.set(reconciler.leading)
-            self._gaps.set(len(reconciler.grant_gaps))
+            self._gaps.set(len(chores.grant_gaps))
             now_booked = sum(shard.booked_events for shard in reconciler.shards)
             now_anomalies = sum(shard.anomalies for shard in reconciler.shards)
             self._booked.inc(now_booked - booked)
             self._anomalies.inc(now_anomalies - anomalies)
-            self._reaped.inc(reconciler.reaped_holds - reaped)
-            booked, anomalies, reaped = now_booked, now_anomalies, reconciler.reaped_holds
+            self._reaped.inc(chores.reaped_holds - reaped)
+            self._renewed.inc(reconciler.renewals - renewed)
+            booked, anomalies = now_booked, now_anomalies
+            reaped, renewed = chores.reaped_holds, reconciler.renewals
             if reconciler.last_error != said:
                 said = reconciler.last_error
                 log.log(*((logging.WARNING, said) if said else (logging.INFO, "all is well again")))

@@ -91,11 +91,10 @@ async def _start(settings: Settings, new_key: bool, cleanup: AsyncExitStack, sto
     _say(f"migrated: {', '.join(applied) if applied else 'nothing to do'}")
 
     simulator_url = await _simulator(folder, cleanup)
-    async with open_ledger(settings) as (ledger, counter):
+    async with open_ledger(settings) as (ledger, _):
         demo = await prepare_demo(
             database_url=settings.database_url,
             ledger=ledger,
-            counter=counter,
             folder=folder,
             simulator_url=simulator_url,
             new_key=new_key,

@@ -377,9 +377,10 @@ function run.extend(a)
   return '0,' .. int(a[4])
 end
 
--- grant, org, grant_seq, amount, most that may be available and held
--- 0 applied · 1 repeated · 2 gap
+-- grant, org, grant_seq, amount, most that may be available and held, epoch that it was made for
+-- 0 applied · 1 repeated · 2 gap · 3 made for another epoch, whose credit is frozen by now
 function run.grant(a)
+  if int(a[6]) ~= epoch then return '3' end
   local account, available, held_sum = balance(a[2])
   local last = tonumber(redis.call('HGET', account, 'grant_seq') or 0)
   if a[3] <= last then return '1' end

@@ -48,12 +48,13 @@ def end(
 
 @asynccontextmanager
 async def opened(
-    url: str, *, grant: int = 0, shards: int = 1, epoch: int = 1, timeout_s: float = 2.0
+    url: str, *, grant: int = 0, shards: int = 1, epoch: int = 1, timeout_s: float = 2.0, begin: bool = True
 ) -> AsyncIterator[CreditCounter]:
     """A counter on a Redis that it opens if it is new; with ``grant`` the organization has credit."""
     counter = await CreditCounter.connect(url, shards=shards, epoch=epoch, timeout_s=timeout_s)
     try:
-        await counter.begin_epoch()
+        if begin:
+            await counter.begin_epoch()
         if grant:
             await counter.grant(ORG, 1, grant)
         yield counter

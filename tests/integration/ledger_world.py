@@ -15,8 +15,11 @@ import asyncpg
 from ledger.core.ids import request_id
 from ledger.core.meters import Meter
 from ledger.core.pricing import PriceCard, Quote, charge_nanos
-from ledger.counter import Admission, CreditCounter, Held, Settlement
-from ledger.database import Pool, open_pool
+from ledger.counter import Admission, CreditCounter, Held, Level, Settlement
+from ledger.database import Pool, open_pool, transaction
+from ledger.epochs import current_epochs
+from ledger.escrow import EscrowPolicy
+from ledger.grants import Grant, grant_slice
 from ledger.migrate import ledger_migrations, migrate
 from ledger.postgres import Ledger
 from ledger.reconcile import Reconciler
@@ -25,6 +28,20 @@ ORG = "org_aaaaaaaaaaaa"
 ENDPOINT = "ep_aaaaaaaaaaaa"
 USD = 1_000_000_000
 RATES = {Meter.PROMPT: 150_000_000, Meter.COMPLETION: 600_000_000, Meter.REQUEST: 1_001}
+
+
+
+class HandsOff(EscrowPolicy):
+    """Neither refills nor returns."""
+
+    def refill_nanos(self, level: Level, nanos_per_s: float) -> int:
+        return 0
+
+    def excess_keep_nanos(self, level: Level, nanos_per_s: float) -> int | None:
+        return None
+
+
+QUIET = HandsOff(idle_s=86_400.0)
 
 
 async def migrate_url(database_url: str) -> None:
@@ -61,10 +78,16 @@ class World:
     card: PriceCard
 
     async def fund(self, amount_nanos: int = 100 * USD, *, org: str = ORG, key: str = "first") -> None:
-        """Pay in and send the grant."""
+        """Pay in, and grant all of it to Redis."""
         await self.ledger.open_accounts(org)
         await self.ledger.top_up(org, amount_nanos, key)
+        await self.grant(org)
+
+    async def grant(self, org: str = ORG, want_nanos: int = 1 << 62) -> Grant | None:
+        """Grant to Redis what is available, or as much as is wanted, and send it."""
+        grant = await grant_only(self.pool, self.counter, org, want_nanos)
         await self.ledger.deliver_grants(self.counter, org)
+        return grant
 
     async def hold(
         self, *, org: str = ORG, hold_id: str = "", expires_in_s: float = 30.0, fixed: int = 10_000_000
@@ -129,24 +152,34 @@ class World:
         return [row["kind"] for row in rows]
 
 
+async def grant_only(pool: Pool, counter: CreditCounter, org: str = ORG, want_nanos: int = 1 << 62) -> Grant | None:
+    """Grant without sending."""
+    shard = counter.shard_of(org)
+    async with transaction(pool, "grant") as conn:
+        return await grant_slice(conn, org, shard=shard, epoch=counter.epoch_of(shard), want_nanos=want_nanos)
+
+
 @asynccontextmanager
 async def opened_world(database_url: str, redis_url: str, *, shards: int = 1) -> AsyncIterator[World]:
     """A fresh ledger with a counter at its first epoch and one priced endpoint."""
     async with migrated_pool(database_url) as pool:
         ledger = Ledger(pool)
-        counter = await CreditCounter.connect(redis_url, shards=shards, epoch=await ledger.epoch(), timeout_s=5.0)
+        epochs = await current_epochs(pool, shards)
+        counter = await CreditCounter.connect(redis_url, shards=shards, epoch=epochs, timeout_s=5.0)
         try:
-            await ledger.ensure_epoch(counter)
+            await counter.begin_epoch()
             yield World(pool, counter, ledger, await ledger.set_price(ENDPOINT, RATES))
         finally:
             await counter.close()
 
 
 @asynccontextmanager
-async def reconciling(world: World, *, batch_events: int = 5000) -> AsyncIterator[Reconciler]:
-    """A reconciler that runs inside the test's own loop."""
+async def reconciling(
+    world: World, *, batch_events: int = 5000, policy: EscrowPolicy = QUIET, grace_s: float = 60.0
+) -> AsyncIterator[Reconciler]:
+    """A reconciler that runs inside the test's own loop. Unless told otherwise it leaves escrow as it is."""
     stop = asyncio.Event()
-    reconciler = Reconciler(world.pool, world.counter, world.counter.shards, batch_events=batch_events)
+    reconciler = Reconciler(world.pool, world.counter, policy=policy, grace_s=grace_s, batch_events=batch_events)
     task = asyncio.create_task(reconciler.run(stop))
     try:
         yield reconciler

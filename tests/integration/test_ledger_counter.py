@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -96,7 +97,7 @@ async def test_without_credit_for_one_token_nothing_is_written(counter: CreditCo
     refused = await counter.admit(
         admission("h", fixed=1000, rate=1, tokens=1, rates=(RateLimit("r", 60, 1),), opens=(OpenLimit("o", 1),))
     )
-    assert refused == OutOfCredit((LimitState("r", 60, 60, 0.0), LimitState("o", 1, 1, 0.0)))
+    assert refused == OutOfCredit((LimitState("r", 60, 60, 0.0), LimitState("o", 1, 1, 0.0)), available_nanos=1000)
     assert {key: await raw.dump(key) for key in await raw.keys()} == before
 
 
@@ -162,8 +163,9 @@ async def test_a_lifetime_beyond_what_a_float_counts_is_exact(counter: CreditCou
 async def test_a_price_beyond_all_credit_is_only_out_of_credit(counter: CreditCounter) -> None:
     """Numbers far above what a script can count are refused as what they are: more than anyone has."""
     for huge in (2**53, 2**64, 10**30):
-        assert await counter.admit(admission(fixed=huge)) == OutOfCredit()
-        assert await counter.admit(admission(fixed=0, rate=huge * 10**6, tokens=1)) == OutOfCredit()
+        refused = OutOfCredit(available_nanos=1000)
+        assert await counter.admit(admission(fixed=huge)) == refused
+        assert await counter.admit(admission(fixed=0, rate=huge * 10**6, tokens=1)) == refused
     assert await counter.admit(admission("h", fixed=0, rate=10**9, tokens=10**30)) == Held(1000, 1, ())
     assert await counter.settle(end("h", 10**30)) == Settled(1000, 2**52 - 1000, "fresh")
 
@@ -324,7 +326,7 @@ async def test_an_extension_reserves_more_once(counter: CreditCounter) -> None:
     assert await counter.extend("h", ORG, total_nanos=700) == Extended(700)
     assert await counter.extend("h", ORG, total_nanos=700) == Extended(700)
     assert await counter.extend("h", ORG, total_nanos=100) == Extended(700)
-    assert await counter.extend("h", ORG, total_nanos=1001) == OutOfCredit()
+    assert await counter.extend("h", ORG, total_nanos=1001) == OutOfCredit(available_nanos=300)
     assert await account(counter) == (300, 700, 0)
     await counter.settle(end("h", 700))
     assert await counter.extend("h", ORG, total_nanos=800) == UnknownHold()
@@ -498,7 +500,7 @@ async def test_events_are_read_from_where_one_stopped_and_trimmed(counter: Credi
 async def test_another_epoch_is_fenced(redis_url: str, counter: CreditCounter) -> None:
     """A client of another epoch, older or newer, moves no money and is told so."""
     for epoch in (2, 3):
-        async with opened(redis_url, epoch=epoch) as other:
+        async with opened(redis_url, epoch=epoch, timeout_s=0.2, begin=False) as other:
             for work in (
                 other.admit(admission()),
                 other.settle(end("h", 1)),
@@ -513,6 +515,34 @@ async def test_another_epoch_is_fenced(redis_url: str, counter: CreditCounter) -
                 assert caught.value.reason == "fenced"
     await counter.ping()
     assert await account(counter) == (1000, 0, 0)
+
+
+async def test_a_redis_that_lacks_a_seen_event_is_fenced(redis_url: str, counter: CreditCounter, raw: Redis) -> None:
+    """Whoever has seen an event is not served by a Redis that does not have it; one that has not seen it is."""
+    await counter.admit(admission("h", fixed=10))
+    await counter.settle(end("h", 5))
+    await raw.hset("pareta:{0}:meta", "seq", "1")
+    with pytest.raises(CounterUnavailable, match="event 1 of epoch 1, the caller has seen 2") as caught:
+        await counter.admit(admission())
+    assert caught.value.reason == "fenced"
+    assert await account(counter) == (995, 0, 5)
+    async with opened(redis_url, timeout_s=0.2) as stranger:
+        assert isinstance(await stranger.admit(admission("i", fixed=1)), Held)
+
+
+async def test_short_says_what_there_is(counter: CreditCounter) -> None:
+    """Without leave to clamp, an admission that is not covered whole takes nothing and says what there is."""
+    whole = replace(admission("h", fixed=0, rate=1_000_000, tokens=1001), clamp=False)
+    assert await counter.admit(whole) == OutOfCredit(available_nanos=1000, returned_nanos=0)
+    assert await counter.give_back(ORG, 1, keep_nanos=400) == 600
+    assert await counter.admit(whole) == OutOfCredit(available_nanos=400, returned_nanos=600)
+    assert isinstance(await counter.admit(replace(whole, clamp=True)), Held)
+
+
+async def test_a_grant_of_another_epoch_is_stale(counter: CreditCounter) -> None:
+    """A grant made for another epoch is never applied, whatever its number: its credit is frozen by then."""
+    assert await counter.grant(ORG, 2, 5, epoch=7) == "stale"
+    assert await counter.grant(ORG, 2, 5, epoch=1) == "applied"
 
 
 async def test_a_wiped_redis_is_fenced(counter: CreditCounter, raw: Redis) -> None:

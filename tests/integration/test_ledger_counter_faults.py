@@ -217,13 +217,14 @@ async def test_a_killed_redis_comes_back_with_every_answer_it_gave(counter: Cred
         await asyncio.to_thread(redis.kill)
         await asyncio.sleep(0.05)
         await asyncio.to_thread(redis.start)
+        await counter.load_script(0)
     await asyncio.sleep(0.2)
     stop = True
     await asyncio.gather(*workers)
     async with asyncio.timeout(10):
         while counter.orphans:
             await asyncio.sleep(0.02)
-    assert counter.counts.scripts_loaded >= 3
+    assert counter.counts.unsure_calls + counter.counts.failed_calls >= 3
     assert counter.counts.failed_calls >= 1
     told: Counter[str] = Counter()
     seqs = []
@@ -239,33 +240,35 @@ async def test_a_killed_redis_comes_back_with_every_answer_it_gave(counter: Cred
     assert account.held_nanos == 0
 
 
-async def test_a_flushed_script_is_loaded_again(counter: CreditCounter, redis: RedisService) -> None:
-    """SCRIPT FLUSH under load costs nobody an answer."""
+async def test_a_flushed_script_is_waited_for(counter: CreditCounter, redis: RedisService) -> None:
+    """After SCRIPT FLUSH under load nobody is served until the script is loaded, and then everybody is."""
     client = Redis.from_url(redis.url)
+    told: list[tuple[int, int, int]] = []
+    counter.on_unsure(lambda *what: told.append(what))
     try:
-        for number in range(20):
+        for number in range(10):
             await client.script_flush()
-            answers = await asyncio.gather(
-                *(counter.admit(admission(f"h{number}-{other}", fixed=1)) for other in range(20))
-            )
-            assert answers == [Held(1, 0, ())] * 20
-        assert counter.counts.scripts_loaded >= 20
+            asking = asyncio.gather(*(counter.admit(admission(f"h{number}-{other}", fixed=1)) for other in range(20)))
+            await asyncio.sleep(0.02)
+            assert not asking.done()
+            await counter.load_script(0)
+            assert await asking == [Held(1, 0, ())] * 20
+        assert counter.counts.unsure_calls >= 10
+        assert told[0] == (0, 1, 1)
     finally:
         await client.aclose()
 
 
-async def test_a_guard_may_fence_a_redis_that_was_restarted(counter: CreditCounter, redis: RedisService) -> None:
-    """Whoever guards the epoch decides whether a Redis that lost its scripts is served from."""
-    trusted = False
-    counter.guard_unknown_script(lambda shard: trusted)
+async def test_a_redis_that_was_restarted_serves_nobody_unchecked(counter: CreditCounter, redis: RedisService) -> None:
+    """A Redis that comes back is fenced until somebody has compared it with the books and loaded the script."""
     await counter.admit(admission("h"))
-    client = Redis.from_url(redis.url)
-    await client.script_flush()
-    await client.aclose()
-    with pytest.raises(CounterUnavailable) as caught:
+    await asyncio.to_thread(redis.kill)
+    await asyncio.to_thread(redis.start)
+    with pytest.raises(CounterUnavailable, match="not been checked") as caught:
         await counter.settle(end("h", 1))
     assert caught.value.reason == "fenced"
-    trusted = True
+    assert (await counter.account(ORG)).held_nanos == 100
+    await counter.load_script(0)
     assert await counter.settle(end("h", 1)) == Settled(1, 0, "fresh")
 
 

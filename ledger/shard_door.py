@@ -1,0 +1,112 @@
+"""The guardian's hand on one shard of Redis: look at it, fence it, wipe it, open it.
+
+Floor: ``ledger`` edge. Everything after :meth:`ShardDoor.look` happens on the connection that looked, and fails if that
+connection is gone: a Redis that was restarted or replaced in between is looked at again before anything is done to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from ledger.collector import SCRIPT, SCRIPT_SHA, meta_key
+from ledger.core.trust import FENCED_EPOCH
+from ledger.counter_values import CounterUnavailable, LedgerEvent
+from ledger.counter_words import read_event
+from ledger.redis_link import RedisLink, UnknownScript, pack
+
+WIPED_AT_ONCE = 500
+_KEPT = ("meta", "once:", "onces:", "rate:")
+"""What a new epoch keeps: it says nothing of credit, and idempotency keys must outlive what Redis lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLook:
+    """What a shard of Redis is like. ``epoch`` None: it has no counter; ``event``: the entry that was asked for."""
+
+    generation: int
+    epoch: int | None
+    seq: int
+    script_known: bool
+    event: LedgerEvent | None
+
+
+class ShardDoor:
+    """One shard. Its calls wait for each other."""
+
+    def __init__(self, redis_url: str, shard: int, *, timeout_s: float) -> None:
+        self._link = RedisLink(redis_url, meta_key(shard))
+        self._shard = shard
+        self._prefix = meta_key(shard).removesuffix("meta")
+        self._timeout_s = timeout_s
+        self._turn = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._link.close()
+
+    async def look(self, entry_id: str = "") -> ShardLook:
+        """See where the shard stands.
+
+        Args:
+            entry_id: an entry of the event stream to be read too.
+
+        Raises:
+            CounterUnavailable: it could not be asked.
+        """
+        async with self._turn:
+            epoch, seq = await self._call(None, "HMGET", meta_key(self._shard), "epoch", "seq")
+            generation = self._link.generation
+            known = await self._call(generation, "SCRIPT", "EXISTS", SCRIPT_SHA)
+            event = None
+            if entry_id:
+                for found, flat in await self._call(generation, "XRANGE", f"{self._prefix}events", entry_id, entry_id):
+                    event = read_event(found, flat)
+        return ShardLook(generation, None if epoch is None else int(epoch), int(seq or 0), bool(known[0]), event)
+
+    async def let_in(self, seen: ShardLook, epoch: int, floor_seq: int) -> None:
+        """Load the script, so that callers are served. It runs once here, and so checks epoch and floor itself.
+
+        Raises:
+            CounterUnavailable: it could not be asked, or it is not what was seen any more.
+        """
+        async with self._turn:
+            await self._call(seen.generation, "EVAL", SCRIPT, 1, meta_key(self._shard), epoch, "[]", 0, floor_seq)
+
+    async def fence(self, seen: ShardLook) -> None:
+        """Refuse all callers, whatever epoch they know.
+
+        Raises:
+            CounterUnavailable: it could not be asked, or the connection is another one.
+        """
+        async with self._turn:
+            await self._call(seen.generation, "HSET", meta_key(self._shard), "epoch", FENCED_EPOCH)
+
+    async def open(self, seen: ShardLook, epoch: int) -> None:
+        """Forget all credit of the shard and open an epoch in it. Call it only when it is fenced or was never used.
+
+        Raises:
+            CounterUnavailable: it could not be asked, or the connection is another one; it stays fenced.
+        """
+        async with self._turn:
+            await self._wipe(seen.generation)
+            await self._call(seen.generation, "HSET", meta_key(self._shard), "epoch", epoch, "seq", 0)
+
+    async def _wipe(self, generation: int) -> None:
+        cursor = b"0"
+        while True:
+            cursor, keys = await self._call(
+                generation, "SCAN", cursor, "MATCH", f"{self._prefix}*", "COUNT", WIPED_AT_ONCE
+            )
+            doomed = [key for key in keys if not key.decode()[len(self._prefix) :].startswith(_KEPT)]
+            if doomed:
+                await self._call(generation, "UNLINK", *doomed)
+            if cursor == b"0":
+                return
+
+    async def _call(self, generation: int | None, *words: str | bytes | int) -> Any:
+        try:
+            return await self._link.call(pack(*words), self._timeout_s, generation=generation)
+        except UnknownScript:
+            raise CounterUnavailable("busy", "Redis answered with NOSCRIPT") from None
