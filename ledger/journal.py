@@ -1,6 +1,6 @@
 """The local journal of one worker: what was appended is on the disk when the answer comes.
 
-Floor: ``ledger`` edge. Knows bytes, numbers and files; nothing of settlements or Redis.
+Floor: ``ledger`` edge. Knows bytes, numbers and files (``ledger.segment_files``); nothing of settlements or Redis.
 
 * One folder per worker slot, locked with ``flock``: the kernel frees the lock when the process dies, however it dies.
 * Group commit: everything that arrived while the last group was being written goes out in one ``write`` and one
@@ -8,10 +8,14 @@ Floor: ``ledger`` edge. Knows bytes, numbers and files; nothing of settlements o
 * Segments: a new one after ``segment_bytes`` or ``segment_age_s``; one whose records are all confirmed is deleted.
   Confirmations are written into the journal as well, without a sync: should a power cut lose them, the records are
   delivered once more, which is harmless.
+* What is not confirmed costs memory of a bit a record, and 21 bytes above its payload on the disk. Records are read
+  back one segment at a time, so the journal may be far larger than the memory.
 * A disk that refuses (full, broken, too large a file): the group fails with ``JournalUnavailable``, the file is cut
   back to its last good byte and closed, and the next group tries a new file. After a failed sync nothing is assumed
   about the pages that were written. A record of a failed group may still turn up at the next start; it was never
   called durable, and delivering it is harmless.
+* A file that somebody deletes while it is written to is noticed by the next group and written again. One that is
+  deleted later is only noticed when it is read; its records are then lost from the disk, which is said.
 * Damage found at the start never stops the start. A torn tail was never called durable. A flipped bit costs the record
   it hit: the file is kept under ``damaged/``, counted and logged, and the hold of that record is charged by the reaper
   at what its last heartbeat had delivered.
@@ -20,27 +24,27 @@ Floor: ``ledger`` edge. Knows bytes, numbers and files; nothing of settlements o
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from ledger.journal_format import SegmentContent, frame_marks, frame_record, read_segment
+from ledger import segment_files as files
+from ledger.core.number_set import NumberSet
+from ledger.journal_format import frame_marks, frame_record
+from ledger.segment_files import Segment
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 MARKS_DELAY_S = 1.0
 REFUSED_PAUSE_S = 0.25
 """After a refusal the disk is left alone for this long."""
 
-MAX_DAMAGED_FILES = 32
 _LOCK_RETRY_S = 0.05
-_SUFFIX = ".seg"
 
 T = TypeVar("T")
 
@@ -58,15 +62,16 @@ class JournalLocked(JournalUnavailable):
     """Another process holds this journal."""
 
 
-@dataclass(slots=True, eq=False)
-class _Segment:
-    path: Path
-    descriptor: int = -1
-    good_bytes: int = 0
-    unconfirmed: int = 0
-    confirmed: list[int] = field(default_factory=list)
-    born_at_s: float = 0.0
-    damaged: bool = False
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """A piece of the journal, read from the disk: all that is unconfirmed from some number to ``last``.
+
+    ``lost``: numbers that were durable once and are not on the disk any more, or make no sense.
+    """
+
+    records: dict[int, bytes]
+    lost: tuple[int, ...]
+    last: int
 
 
 class Journal:
@@ -77,6 +82,8 @@ class Journal:
         self.damaged_places = 0
         self.torn_tails = 0
         self.refusals = 0
+        self.first_new = 1
+        """Records below this number are of earlier runs."""
         self._lock = lock
         self._segment_bytes = segment_bytes
         self._segment_age_s = segment_age_s
@@ -84,14 +91,13 @@ class Journal:
         # One thread, so that writes, syncs and deletions keep their order.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._next_number = 1
-        self._segment: _Segment | None = None
-        self._sealed: set[_Segment] = set()
-        """Earlier segments in which something is not confirmed."""
-        self._unconfirmed: dict[int, _Segment] = {}
-        self._recovered: dict[int, bytes] = {}
+        self._segments: list[Segment] = []
+        """Those that are needed, by their first number; the one that is written to is the last."""
+        self._current: Segment | None = None
+        self._unconfirmed = 0
         self._waiting: list[tuple[int, bytes, Written]] = []
         self._waiting_bytes = 0
-        self._marks: list[int] = []
+        self._marks = NumberSet()
         self._marks_timer: asyncio.TimerHandle | None = None
         self._committing: asyncio.Task[None] | None = None
         self._refused_until_s = 0.0
@@ -106,7 +112,7 @@ class Journal:
         segment_bytes: int = 8 * 1024 * 1024,
         segment_age_s: float = 60.0,
     ) -> Self:
-        """Lock the folder (made if need be) and read what is not confirmed.
+        """Lock the folder (made if need be) and find what is not confirmed.
 
         Args:
             wait_s: how long to wait for another process to let go of it.
@@ -116,13 +122,11 @@ class Journal:
             JournalUnavailable: the folder can't be made or read.
         """
         loop = asyncio.get_running_loop()
-        lock = await loop.run_in_executor(None, _take_lock, folder)
         deadline_s = loop.time() + wait_s
-        while lock is None:
+        while (lock := await loop.run_in_executor(None, _take_lock, folder)) is None:
             if loop.time() >= deadline_s:
                 raise JournalLocked(f"The journal {folder} belongs to a process that is running.")
             await asyncio.sleep(_LOCK_RETRY_S)
-            lock = await loop.run_in_executor(None, _take_lock, folder)
         journal = cls(folder, lock, segment_bytes=segment_bytes, segment_age_s=segment_age_s)
         try:
             await journal._in_thread(journal._recover)
@@ -134,17 +138,7 @@ class Journal:
     @property
     def unconfirmed(self) -> int:
         """Durable records that were not confirmed yet."""
-        return len(self._unconfirmed)
-
-    def recovered(self) -> dict[int, bytes]:
-        """The unconfirmed records of earlier runs, by number, oldest first. Handed out once."""
-        found, self._recovered = self._recovered, {}
-        return found
-
-    async def reread(self) -> dict[int, bytes]:
-        """All unconfirmed records, read back from the disk, oldest first."""
-        found = await self._in_thread(lambda: _read_all(self.folder)[1])
-        return {number: payload for number, payload in sorted(found.items()) if number in self._unconfirmed}
+        return self._unconfirmed
 
     def append(self, payload: bytes, written: Written) -> None:
         """Queue a record; ``written`` is called when it is durable or refused.
@@ -186,17 +180,46 @@ class Journal:
 
     def confirm(self, number: int) -> None:
         """The record is not needed any more. A number that is not open is ignored."""
-        segment = self._unconfirmed.pop(number, None)
+        segment = self._segment_of(number)
         if segment is None:
             return
-        segment.unconfirmed -= 1
-        segment.confirmed.append(number)
-        self._marks.append(number)
-        if segment.unconfirmed == 0 and segment is not self._segment and not self._closed:
-            self._sealed.discard(segment)
-            self._disk.submit(_discard, segment)
+        segment.open.discard(number)
+        segment.done.add(number)
+        self._marks.add(number)
+        self._unconfirmed -= 1
+        if not segment.open and segment is not self._current and not self._closed:
+            self._segments.remove(segment)
+            self._disk.submit(files.discard, segment)
         if self._marks_timer is None and not self._closed:
             self._marks_timer = self._loop.call_later(MARKS_DELAY_S, self._write_marks)
+
+    async def read_back(self, start: int) -> ReadBack | None:
+        """The unconfirmed records from number ``start`` on, oldest first, to the end of the segment that has them.
+
+        Returns:
+            None if there are none.
+
+        Raises:
+            JournalUnavailable: the disk does not give them back now.
+        """
+        found = self._open_from(start)
+        if found is None:
+            return None
+        segment, wanted = found
+        try:
+            content = await asyncio.to_thread(files.read_file, segment.path)
+            records = content.records
+        except FileNotFoundError:
+            records = {}
+        except OSError as error:
+            raise JournalUnavailable(f"The journal segment {segment.path} can't be read: {error.strerror}.") from error
+        # What was confirmed meanwhile is not wanted any more, and its segment may be gone.
+        wanted = [number for number in wanted if number in segment.open]
+        lost = tuple(number for number in wanted if number not in records)
+        if lost:
+            segment.damaged = True
+        last = wanted[-1] if wanted else start
+        return ReadBack({number: records[number] for number in wanted if number in records}, lost, last)
 
     async def close(self) -> None:
         """Write what waits, and let go of the folder. With nothing unconfirmed, no segment stays behind."""
@@ -217,42 +240,45 @@ class Journal:
             while self._waiting:
                 group, self._waiting, self._waiting_bytes = self._waiting, [], 0
                 segment = self._segment_for(group[0][0])
-                marks, self._marks = self._marks, []
-                data = b"".join([frame_marks(marks), *(frame for _, frame, _ in group)])
+                marks, self._marks = self._marks, NumberSet()
+                data = b"".join([frame_marks(marks.runs()), *(frame for _, frame, _ in group)])
                 try:
-                    await self._in_thread(partial(_put, segment, data))
+                    await self._in_thread(partial(files.put, segment, data))
                 except Exception as error:  # whatever it is, nobody may wait for ever
                     self._refuse(group, error)
                     self._seal(segment)
                     continue
-                segment.unconfirmed += len(group)
                 for number, _, written in group:
-                    self._unconfirmed[number] = segment
+                    segment.open.add(number)
+                    self._unconfirmed += 1
                     _tell(written, number, None)
         finally:
             self._committing = None
 
-    def _segment_for(self, number: int) -> _Segment:
+    def _segment_for(self, number: int) -> Segment:
         """The segment that the next group belongs to; a new one when the current one is large or old."""
         now_s = self._loop.time()
-        current = self._segment
+        current = self._current
         if current is not None:
             if current.good_bytes < self._segment_bytes and now_s - current.born_at_s < self._segment_age_s:
                 return current
             self._seal(current)
-        self._segment = _Segment(self.folder / f"{number:020d}{_SUFFIX}", born_at_s=now_s)
         # The newest segment knows all confirmations, so that an older one may go before the oldest.
-        self._marks = [number for sealed in self._sealed for number in sealed.confirmed]
-        return self._segment
+        self._marks = NumberSet()
+        for segment in self._segments:
+            self._marks.update(segment.done)
+        self._current = Segment(files.segment_path(self.folder, number), number, born_at_s=now_s)
+        self._segments.append(self._current)
+        return self._current
 
-    def _seal(self, segment: _Segment) -> None:
+    def _seal(self, segment: Segment) -> None:
         """Nothing more is written to this segment; it goes as soon as nothing in it is needed."""
-        self._segment = None
-        if segment.unconfirmed:
-            self._sealed.add(segment)
-            self._disk.submit(_close_file, segment)
+        self._current = None
+        if segment.open:
+            self._disk.submit(files.close_file, segment)
         else:
-            self._disk.submit(_discard, segment)
+            self._segments.remove(segment)
+            self._disk.submit(files.discard, segment)
 
     def _refuse(self, group: list[tuple[int, bytes, Written]], error: Exception) -> None:
         self.refusals += 1
@@ -265,20 +291,40 @@ class Journal:
 
     def _write_marks(self) -> None:
         self._marks_timer = None
-        if self._committing is None and self._marks and self._segment is not None:
-            marks, self._marks = self._marks, []
-            self._disk.submit(_put_marks, self._segment, frame_marks(marks))
+        if self._committing is None and self._marks and self._current is not None:
+            marks, self._marks = self._marks, NumberSet()
+            self._disk.submit(files.put_marks, self._current, frame_marks(marks.runs()))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._disk, work)
 
+    # Finding
+
+    def _segment_of(self, number: int) -> Segment | None:
+        """The segment in which this record is open."""
+        at = bisect_right(self._segments, number, key=_first) - 1
+        if at >= 0 and number in self._segments[at].open:
+            return self._segments[at]
+        # Only if somebody has put a file under another name into the folder.
+        return next((segment for segment in self._segments if number in segment.open), None)
+
+    def _open_from(self, start: int) -> tuple[Segment, list[int]] | None:
+        at = max(0, bisect_right(self._segments, start, key=_first) - 1)
+        for segment in self._segments[at:]:
+            wanted = [n for first, last in segment.open.runs(start) for n in range(first, last + 1)]
+            if wanted:
+                return segment, wanted
+        return None
+
     # In the thread
 
     def _recover(self) -> None:
-        contents, _ = _read_all(self.folder)
-        confirmed = set().union(*(content.confirmed for _, content in contents))
-        for path, content in contents:
-            segment = _Segment(path, damaged=bool(content.damaged or content.torn_bytes))
+        runs: list[tuple[int, int]] = []
+        seen = NumberSet()
+        for path, content in files.read_folder(self.folder):
+            segment = Segment(path, files.first_number(path), damaged=bool(content.damaged or content.torn_bytes))
+            if content.records:
+                segment.first = min(content.records)
             self.damaged_places += content.damaged
             self.torn_tails += bool(content.torn_bytes)
             if segment.damaged:
@@ -289,31 +335,61 @@ class Journal:
                     content.torn_bytes,
                     len(content.records),
                 )
-            for number, payload in content.records.items():
-                if number in confirmed:
-                    segment.confirmed.append(number)
-                else:
-                    self._recovered[number] = payload
-                    self._unconfirmed[number] = segment
-                    segment.unconfirmed += 1
+            for number in content.records:
+                if seen.add(number):
+                    segment.open.add(number)
+            runs += content.confirmed
             self._next_number = max(
-                self._next_number, _first_number(path) + 1, *(n + 1 for n in (*content.records, *content.confirmed))
+                self._next_number,
+                files.first_number(path) + 1,
+                max(content.records, default=0) + 1,
+                max((last for _, last in content.confirmed), default=0) + 1,
             )
-            if segment.unconfirmed:
-                self._sealed.add(segment)
-            else:
-                _discard(segment)
-        self._recovered = dict(sorted(self._recovered.items()))
+            self._segments.append(segment)
+        self._settle(_joined(runs))
+        self.first_new = self._next_number
+
+    def _settle(self, confirmed: list[tuple[int, int]]) -> None:
+        """Take the confirmed records out of the segments, and delete segments with nothing else."""
+        for segment in self._segments:
+            runs = list(segment.open.runs())
+            at = bisect_left(confirmed, runs[0][0], key=_last) if runs else len(confirmed)
+            while at < len(confirmed) and confirmed[at][0] <= runs[-1][1]:
+                segment.done.update(segment.open.take_run(*confirmed[at]))
+                at += 1
+            if not segment.open:
+                files.discard(segment)
+        self._segments = sorted((segment for segment in self._segments if segment.open), key=_first)
+        self._unconfirmed = sum(len(segment.open) for segment in self._segments)
 
     def _finish(self) -> None:
-        if self._segment is not None:
+        if self._current is not None:
             if self._marks and self._unconfirmed:
-                _put_marks(self._segment, frame_marks(self._marks))
+                files.put_marks(self._current, frame_marks(self._marks.runs()))
             if self._unconfirmed:
-                _close_file(self._segment)
+                files.close_file(self._current)
             else:
-                _discard(self._segment)
+                files.discard(self._current)
         os.close(self._lock)
+
+
+def _first(segment: Segment) -> int:
+    return segment.first
+
+
+def _last(run: tuple[int, int]) -> int:
+    return run[1]
+
+
+def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same numbers in as few runs as it takes, ascending and apart."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(runs):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+        elif first <= last:
+            joined.append((first, last))
+    return joined
 
 
 def _tell(written: Written, number: int, error: JournalUnavailable | None) -> None:
@@ -324,103 +400,7 @@ def _tell(written: Written, number: int, error: JournalUnavailable | None) -> No
 
 
 def _take_lock(folder: Path) -> int | None:
-    """The locked descriptor, or None while another process has it."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return files.take_lock(folder)
     except OSError as error:
         raise JournalUnavailable(f"The journal folder {folder} can't be used: {error.strerror}.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError as error:
-        os.close(descriptor)
-        raise JournalUnavailable(f"The journal folder {folder} can't be locked: {error.strerror}.") from error
-    return descriptor
-
-
-def _put(segment: _Segment, data: bytes) -> None:
-    """Append and sync. On a refusal the file ends at its last good byte and is closed."""
-    try:
-        if segment.descriptor < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            segment.descriptor = os.open(segment.path, flags, 0o600)
-            _sync_folder(segment.path.parent)
-        _write_all(segment.descriptor, data)
-        os.fdatasync(segment.descriptor)
-    except OSError:
-        if segment.descriptor >= 0:
-            with contextlib.suppress(OSError):
-                os.ftruncate(segment.descriptor, segment.good_bytes)
-        _close_file(segment)
-        raise
-    segment.good_bytes += len(data)
-
-
-def _put_marks(segment: _Segment, data: bytes) -> None:
-    """Append without a sync. A refusal is ignored: the next group will meet it too."""
-    if segment.descriptor < 0:
-        return
-    try:
-        _write_all(segment.descriptor, data)
-        segment.good_bytes += len(data)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.ftruncate(segment.descriptor, segment.good_bytes)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _close_file(segment: _Segment) -> None:
-    descriptor, segment.descriptor = segment.descriptor, -1
-    if descriptor >= 0:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-
-
-def _discard(segment: _Segment) -> None:
-    """Delete a segment that nobody needs; keep a damaged one for whoever wants to know why."""
-    _close_file(segment)
-    with contextlib.suppress(OSError):
-        if segment.damaged:
-            attic = segment.path.parent / "damaged"
-            attic.mkdir(mode=0o700, exist_ok=True)
-            if len(list(attic.iterdir())) < MAX_DAMAGED_FILES:
-                segment.path.rename(attic / segment.path.name)
-                return
-        segment.path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_all(folder: Path) -> tuple[list[tuple[Path, SegmentContent]], dict[int, bytes]]:
-    contents: list[tuple[Path, SegmentContent]] = []
-    records: dict[int, bytes] = {}
-    for path in sorted(folder.glob(f"*{_SUFFIX}")):
-        try:
-            content = read_segment(path.read_bytes())
-        except OSError as error:  # left where it is; the others are read
-            _log.error("The journal segment %s can't be read: %s.", path, error.strerror)
-            continue
-        contents.append((path, content))
-        records.update(content.records)
-    return contents, records
-
-
-def _first_number(path: Path) -> int:
-    try:
-        return int(path.name.removesuffix(_SUFFIX))
-    except ValueError:
-        return 0

@@ -5,7 +5,8 @@ Floor: ``ledger`` (no I/O here). A segment is a sequence of frames::
     sync marker (4) · length of the body (4, little endian) · CRC-32 of length and body (4) · body
 
     body = b"R" + record number (8) + payload          a record
-         | b"C" + record numbers (8 each)              these records are confirmed
+         | b"D" + first and last number (8 + 8 each)   all records from first to last are confirmed
+         | b"C" + record numbers (8 each)              these are confirmed (written by earlier versions)
 
 The marker lets a reader find the next good frame behind a damaged one, so that a flipped bit costs one record and not
 the rest of the file. Record numbers rise by one, so a hole inside a segment is noticed too.
@@ -20,25 +21,28 @@ from zlib import crc32
 
 MAX_PAYLOAD_BYTES = 1024 * 1024
 """Above the largest settlement, every letter of its outcome and info escaped."""
-MAX_MARKS_PER_FRAME = 4096
+MAX_RUNS_PER_FRAME = 2048
 
 _SYNC = b"\xf5PJ\x01"
 _HEAD = struct.Struct("<4sII")
 _NUMBER = struct.Struct("<Q")
-_MAX_BODY_BYTES = max(1 + 8 + MAX_PAYLOAD_BYTES, 1 + 8 * MAX_MARKS_PER_FRAME)
+_MAX_BODY_BYTES = max(1 + 8 + MAX_PAYLOAD_BYTES, 1 + 16 * MAX_RUNS_PER_FRAME)
+FRAME_BYTES = _HEAD.size + 1 + _NUMBER.size
+"""What a record takes beyond its payload."""
 
 
 @dataclass(slots=True)
 class SegmentContent:
     """What could be read of a segment.
 
+    ``confirmed``: runs of confirmed numbers, first and last of each, in the order written.
     ``damaged``: places inside where bytes made no sense although good frames follow, or where numbers are missing.
     ``torn_bytes``: bytes behind the last good frame; a write that a crash cut short leaves these, and nobody was
     told that it was durable.
     """
 
     records: dict[int, bytes] = field(default_factory=dict)
-    confirmed: set[int] = field(default_factory=set)
+    confirmed: list[tuple[int, int]] = field(default_factory=list)
     damaged: int = 0
     torn_bytes: int = 0
 
@@ -50,13 +54,13 @@ def frame_record(number: int, payload: bytes) -> bytes:
     return _frame(b"R" + _NUMBER.pack(number) + payload)
 
 
-def frame_marks(numbers: Iterable[int]) -> bytes:
-    """Confirmations as bytes: as many frames as it takes."""
-    rest = list(numbers)
+def frame_marks(runs: Iterable[tuple[int, int]]) -> bytes:
+    """Confirmations of runs of records, first and last of each, as bytes: as many frames as it takes."""
+    rest = [number for run in runs for number in run]
     frames = []
-    for start in range(0, len(rest), MAX_MARKS_PER_FRAME):
-        part = rest[start : start + MAX_MARKS_PER_FRAME]
-        frames.append(_frame(b"C" + struct.pack(f"<{len(part)}Q", *part)))
+    for start in range(0, len(rest), 2 * MAX_RUNS_PER_FRAME):
+        part = rest[start : start + 2 * MAX_RUNS_PER_FRAME]
+        frames.append(_frame(b"D" + struct.pack(f"<{len(part)}Q", *part)))
     return b"".join(frames)
 
 
@@ -82,13 +86,20 @@ def read_segment(data: bytes) -> SegmentContent:
             expected = number + 1
             content.records[number] = body[9:]
         else:
-            content.confirmed.update(struct.unpack(f"<{len(body) // 8}Q", body[1:]))
+            content.confirmed += _runs_of(body)
         if bad_from is not None or missing:
             content.damaged += 1
             bad_from = None
     if bad_from is not None:
         content.torn_bytes = len(data) - bad_from
     return content
+
+
+def _runs_of(body: bytes) -> list[tuple[int, int]]:
+    numbers = struct.unpack(f"<{len(body) // 8}Q", body[1:])
+    if body[:1] == b"C":
+        return [(number, number) for number in numbers]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _frame(body: bytes) -> bytes:
@@ -105,7 +116,7 @@ def _body_at(data: bytes, at: int) -> bytes | None:
     if len(body) != length or _checksum(body) != checksum:
         return None
     is_record = body[:1] == b"R" and length >= 9
-    is_marks = body[:1] == b"C" and length % 8 == 1
+    is_marks = (body[:1] == b"D" and length % 16 == 1) or (body[:1] == b"C" and length % 8 == 1)
     return body if is_record or is_marks else None
 
 

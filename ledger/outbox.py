@@ -1,80 +1,66 @@
-"""The way of a settlement from a worker to Redis: durable here first, delivered until Redis confirms it.
+"""The way of a settlement from a worker to the books: durable here first, kept until Postgres has it.
 
 Floor: ``ledger`` edge, above ``ledger.journal`` and ``ledger.counter``.
 
-``record`` returns when the settlement is on this machine's disk. From then on it is delivered by one pump, in batches,
-retried with backoff, and the settlements of one hold in their order. A crash at any step is harmless: what was not
-confirmed is delivered again at the next start (:meth:`SettlementOutbox.recover`), or by another worker if this slot
-never comes back (:meth:`SettlementOutbox.adopt_orphans`), and Redis recognizes a repeat.
+The life of a settlement has three steps, and its record stays in the journal through all of them:
+
+* **durable**: ``record`` returns when it is on this machine's disk.
+* **delivered**: Redis has answered. One pump sends batches, retried with backoff, the settlements of one hold in order.
+* **booked**: Postgres has it. Only now is the record confirmed in the journal. ``ledger.bookkeeper`` asks; what is
+  not booked after ``redeliver_after_s`` is sent to Redis again, with growing pauses. A repeat is harmless; a hold that
+  Redis had lost, because it came back from an older disk, is settled now.
+
+What Redis does not know (``UnknownHold``: of a lost epoch, or forgotten) is booked by Postgres itself.
+
+A crash at any step is harmless: what was not booked is delivered again at the next start
+(:meth:`SettlementOutbox.recover`), or by another worker if this slot never comes back
+(:meth:`SettlementOutbox.adopt_orphans`).
+
+Memory is bounded: ``max_pending`` settlements that wait for Redis, ``max_unbooked`` that wait for Postgres at about 300
+bytes each; of the others only their numbers are kept, at a bit each, and they are read back from the journal when there
+is room. On the disk a settlement takes about 650 bytes, more with a stored outcome: with Postgres away for an hour at
+1,000 requests a second, the journals grow by 2.4 GB.
 
 What can be lost: the settlement of a worker killed between the end of a request and the group commit (the hold is then
-reaped at its last heartbeat), and one whose disk *and* whose Redis refuse until the process dies.
-
-* The disk refuses: ``record`` then waits for Redis's answer instead of the disk's.
-* Redis does not know the hold (its record is older than ``keep_closed_s``, or Redis lost data without changing its
-  epoch): the settlement goes to ``unknown.jsonl`` beside the journal, for the guardian or an operator, with an error in
-  the log. It is not retried.
-* More than ``max_pending`` wait: the journal keeps the rest, and they are read back when there is room.
+reaped at its last heartbeat), and one whose disk *and* whose Redis refuse until the process dies. When the disk
+refuses, ``record`` waits for Redis's answer instead of the disk's, and the settlement is watched from memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import orjson
-
+from ledger.booked_watch import BookedWatch, Unbooked
+from ledger.bookkeeper import Bookkeeper
 from ledger.counter import Closing, CounterUnavailable, CreditCounter, Settled, Settlement, UnknownHold
-from ledger.counter_words import settle_words
-from ledger.journal import Journal, JournalLocked, JournalUnavailable
+from ledger.journal import Journal, JournalLocked, JournalUnavailable, ReadBack
+from ledger.outbox_queue import DeliveryQueue
+from ledger.outbox_values import Books, Item, OutboxCounts, OutboxUnavailable, RecoveryOutcome, Shelf
+from ledger.set_aside import UNREADABLE_FILE, set_aside
+from ledger.settlement_words import decode, encode
+
+__all__ = ["Books", "OutboxCounts", "OutboxUnavailable", "RecoveryOutcome", "SettlementOutbox"]
 
 DELIVERED_AT_ONCE = 256
+READ_BELOW = 8 * DELIVERED_AT_ONCE
+"""More is read back from the disk when fewer than this wait in memory."""
+
+KEPT_UNDURABLE = 10_000
+"""Settlements that the disk refused, and that are kept in memory until they are booked."""
+
+DISK_PAUSE_S = 5.0
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-UNKNOWN_FILE = "unknown.jsonl"
-MAX_UNKNOWN_BYTES = 64 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
 OnSettled = Callable[[int, int], None]
-"""Called with the charge and the shortfall in nano-USD, once for each settlement that was delivered."""
-
-
-class OutboxUnavailable(Exception):
-    """The settlement is neither durable here nor confirmed by Redis; it is still being delivered from memory."""
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    settlement: Settlement
-    journal: Journal
-    number: int = 0
-    """In the journal; 0 if it is not there."""
-    recovered: bool = False
-    delivered: asyncio.Future[None] | None = None
-    """Only if the disk refused: what ``record`` waits for instead."""
-
-
-@dataclass(slots=True)
-class OutboxCounts:
-    """Counters since the start, for metrics."""
-
-    recorded: int = 0
-    delivered: int = 0
-    retried: int = 0
-    recovered: int = 0
-    unknown: int = 0
-    undurable: int = 0
-    spilled: int = 0
-    charged_nanos: int = 0
-    shortfall_nanos: int = 0
+"""Called with the charge and the shortfall in nano-USD, once for each settlement."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,40 +69,66 @@ class SettlementOutbox:
 
     Args:
         journal: open, and not used by anyone else.
+        books: Postgres. None for a counter without a ledger: a settlement then ends when Redis has answered, and what
+            Redis does not know is set aside in a file.
         on_settled: for metrics.
-        max_pending: settlements in memory.
+        max_pending: settlements in memory that wait for Redis.
+        max_unbooked: settlements in memory that wait for Postgres.
         undurable_wait_s: how long ``record`` waits for Redis when the disk refuses.
+        ask_every_s: how often Postgres is asked, and how long after its delivery for each.
+        redeliver_after_s: how long Postgres may take to book before a settlement is delivered again.
     """
 
     journal: Journal
     counter: CreditCounter
+    books: Books | None = None
     on_settled: OnSettled | None = None
     max_pending: int = 100_000
+    max_unbooked: int = 200_000
     undurable_wait_s: float = 10.0
+    ask_every_s: float = 1.0
+    redeliver_after_s: float = 30.0
     counts: OutboxCounts = field(default_factory=OutboxCounts)
     last_error: str = ""
 
-    _lines: dict[str, deque[_Item]] = field(init=False, default_factory=dict)
-    """By hold, so that the settlements of one hold keep their order."""
-    _turns: deque[str] = field(init=False, default_factory=deque)
-    """Holds whose first item waits to be delivered."""
-    _in_memory: int = field(init=False, default=0)
+    _queue: DeliveryQueue = field(init=False, default_factory=DeliveryQueue)
+    _watch: BookedWatch = field(init=False)
+    _bookkeeper: Bookkeeper | None = field(init=False, default=None)
+    _shelves: list[Shelf] = field(init=False)
+    """The worker's own first, then adopted ones."""
     _writing: int = field(init=False, default=0)
     _undurable: int = field(init=False, default=0)
-    _unreadable: list[tuple[Journal, int, bytes]] = field(init=False, default_factory=list)
-    _spilled: set[Journal] = field(init=False, default_factory=set)
-    _adopted: list[Journal] = field(init=False, default_factory=list)
+    _kept_undurable: int = field(init=False, default=0)
+    _unreadable: list[tuple[Shelf, int, bytes]] = field(init=False, default_factory=list)
+    _read_after_s: float = field(init=False, default=0.0)
     _wake: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _progress: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    _pump: asyncio.Task[None] | None = field(init=False, default=None)
+    _tasks: list[asyncio.Task[None]] = field(init=False, default_factory=list)
     _failures: int = field(init=False, default=0)
     _closed: bool = field(init=False, default=False)
 
+    def __post_init__(self) -> None:
+        """Make the parts."""
+        self._shelves = [Shelf(self.journal)]
+        self._watch = BookedWatch(ask_after_s=self.ask_every_s, redeliver_after_s=self.redeliver_after_s)
+        if self.books is not None:
+            self._bookkeeper = Bookkeeper(
+                self.books,
+                self._watch,
+                self,
+                ask_every_s=self.ask_every_s,
+                redeliver_after_s=self.redeliver_after_s,
+            )
+
     @property
     def pending(self) -> int:
-        """Settlements that Redis has not confirmed yet, in memory and on disk."""
-        on_disk = self.journal.unconfirmed + sum(journal.unconfirmed for journal in self._adopted)
-        return self._writing + self._undurable + on_disk
+        """Settlements that neither Redis nor Postgres has taken yet, in memory and on disk."""
+        return self._writing + self._undurable + sum(shelf.waiting for shelf in self._shelves)
+
+    @property
+    def unbooked(self) -> int:
+        """Settlements that Redis has confirmed and that are not known to be in the books."""
+        return self._kept_undurable + sum(len(shelf.delivered) for shelf in self._shelves)
 
     async def record(self, settlement: Settlement) -> None:
         """Take the end of a hold (amount 0: a void) and return once it is durable.
@@ -129,8 +141,8 @@ class SettlementOutbox:
         """
         if self._closed:
             raise OutboxUnavailable("This outbox was closed.")
-        payload = _encode(settlement)
-        item = _Item(settlement, self.journal)
+        payload = encode(settlement)
+        item = Item(settlement, self._shelves[0])
         durable: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._writing += 1
         try:
@@ -142,14 +154,14 @@ class SettlementOutbox:
             raise
         self.counts.recorded += 1
         if not await durable:
-            await self._until_delivered(item)
+            await self._until_taken(item)
 
     async def recover(self) -> int:
-        """Deliver again what earlier runs of this slot left unconfirmed; call it once, at the start.
+        """Deliver again what earlier runs of this slot left unbooked; call it once, at the start.
 
         Returns how many; they are delivered in the background (:meth:`drain` waits).
         """
-        return self._take_over(self.journal)
+        return self._take_over(self._shelves[0])
 
     async def adopt_orphans(self, root: Path, *, from_slot: int = 0) -> int:
         """Deliver what is left in the journals of workers that never come back.
@@ -173,13 +185,15 @@ class SettlementOutbox:
             except JournalUnavailable as error:
                 _log.error("%s", error)
                 continue
-            self._adopted.append(journal)
-            found += self._take_over(journal)
-        self._rouse()
+            self._shelves.append(Shelf(journal))
+            found += self._take_over(self._shelves[-1])
         return found
 
     async def drain(self, deadline_s: float) -> int:
-        """Wait until nothing is pending, at most ``deadline_s``. Returns what still is."""
+        """Wait until nothing is pending, at most ``deadline_s``. Returns what still is.
+
+        It does not wait for the books: what is not booked stays in the journal for the next start.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 while self.pending:
@@ -188,18 +202,19 @@ class SettlementOutbox:
         return self.pending
 
     async def close(self) -> None:
-        """Stop delivering and let go of the journals. What is pending stays in them for the next start."""
+        """Stop delivering and let go of the journals. What is not booked stays in them for the next start."""
         self._closed = True
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.wait([self._pump])
-        for journal in (self.journal, *self._adopted):
-            await journal.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for shelf in self._shelves:
+            await shelf.journal.close()
 
-    # Into the queue
+    # Into memory
 
     def _written(
-        self, item: _Item, durable: asyncio.Future[bool], number: int, error: JournalUnavailable | None
+        self, item: Item, durable: asyncio.Future[bool], number: int, error: JournalUnavailable | None
     ) -> None:
         self._writing -= 1
         if error is None:
@@ -208,94 +223,161 @@ class SettlementOutbox:
             self.counts.undurable += 1
             self._undurable += 1
             self.last_error = str(error)
-            item.delivered = durable.get_loop().create_future()
+            item.taken = durable.get_loop().create_future()
         if not durable.done():
             durable.set_result(error is None)
-        self._enqueue(item)
+        if number and len(self._queue) >= self.max_pending:
+            self.counts.spilled += 1
+        else:
+            self._enqueue(item)
 
-    def _take_over(self, journal: Journal) -> int:
-        found = 0
-        for number, payload in journal.recovered().items():
-            found += 1
-            self._enqueue_payload(journal, number, payload)
+    def _enqueue(self, item: Item) -> None:
+        if item.number and not item.times_delivered:
+            item.shelf.queued.add(item.number)
+        self._queue.add(item)
+        self._rouse()
+
+    def _take_over(self, shelf: Shelf) -> int:
+        found = shelf.journal.unconfirmed
         self.counts.recovered += found
+        self._rouse()
         return found
 
-    def _enqueue_payload(self, journal: Journal, number: int, payload: bytes) -> None:
-        try:
-            settlement = _decode(payload)
-        except (ValueError, KeyError, TypeError) as error:
-            _log.error("Record %d of the journal %s is not a settlement: %s.", number, journal.folder, error)
-            self._unreadable.append((journal, number, payload))
-            self._rouse()
-            return
-        self._enqueue(_Item(settlement, journal, number, recovered=True))
+    async def _read_back(self) -> bool:
+        """Read a piece of what is only on the disk, if there is room. False if nothing is to be read now."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._read_after_s:
+            return False
+        found = False
+        for shelf in self._shelves:
+            if not self._has_room_for(shelf):
+                continue
+            try:
+                piece = await shelf.journal.read_back(shelf.cursor)
+            except JournalUnavailable as error:
+                _log.error("%s It is tried again.", error)
+                self._read_after_s = loop.time() + DISK_PAUSE_S
+                loop.call_later(DISK_PAUSE_S, self._rouse)
+                return False
+            if piece is None:
+                shelf.cursor = 0
+            else:
+                self._take_in(shelf, piece)
+            found = True
+        return found
 
-    def _enqueue(self, item: _Item) -> None:
-        if item.number and self._in_memory >= self.max_pending:
-            self.counts.spilled += 1
-            self._spilled.add(item.journal)
+    def _has_room_for(self, shelf: Shelf) -> bool:
+        if shelf.waiting_on_disk and len(self._queue) <= min(self.max_pending // 2, READ_BELOW):
+            return True
+        return bool(shelf.delivered_on_disk) and len(self._watch) <= self.max_unbooked // 2
+
+    def _take_in(self, shelf: Shelf, piece: ReadBack) -> None:
+        shelf.cursor = piece.last + 1
+        for number in piece.lost:
+            if number not in shelf.queued and number not in shelf.watched:
+                self._vanished(shelf, number, "")
+        for number, payload in piece.records.items():
+            if number in shelf.queued or number in shelf.watched:
+                continue
+            if number not in shelf.delivered:
+                if len(self._queue) < self.max_pending:
+                    self._take_in_waiting(shelf, number, payload)
+            elif len(self._watch) < self.max_unbooked:
+                self._watch_again(shelf, number, payload)
+            elif not shelf.waiting_on_disk:
+                shelf.cursor = number
+                return
+
+    def _take_in_waiting(self, shelf: Shelf, number: int, payload: bytes) -> None:
+        try:
+            settlement = decode(payload)
+        except ValueError as error:
+            _log.error("Record %d of the journal %s is not a settlement: %s.", number, shelf.journal.folder, error)
+            shelf.queued.add(number)
+            self._unreadable.append((shelf, number, payload))
             return
-        self._in_memory += 1
-        hold = item.settlement.hold_id
-        line = self._lines.get(hold)
-        if line is None:
-            self._lines[hold] = deque((item,))
-            self._turns.append(hold)
-        else:
-            line.append(item)
-        self._rouse()
+        self._enqueue(Item(settlement, shelf, number, earlier_run=number < shelf.journal.first_new))
+
+    def _watch_again(self, shelf: Shelf, number: int, payload: bytes) -> None:
+        assert self._bookkeeper is not None
+        shelf.watched.add(number)
+        self._bookkeeper.watch(Unbooked(decode(payload).hold_id, shelf, number, 1, None))
+
+    def _vanished(self, shelf: Shelf, number: int, hold_id: str) -> None:
+        self.counts.vanished += 1
+        _log.error(
+            "Record %d of the journal %s is gone from the disk. %s",
+            number,
+            shelf.journal.folder,
+            f"Redis has confirmed the settlement of {hold_id}; should it lose it before Postgres has booked it, only "
+            "what its last heartbeat had delivered is charged."
+            if hold_id or number in shelf.delivered
+            else "Its hold is charged at what its last heartbeat had delivered.",
+        )
+        shelf.end(number)
+
+    # Out of memory
 
     def _rouse(self) -> None:
         self._wake.set()
-        if self._pump is None and not self._closed:
-            self._pump = asyncio.get_running_loop().create_task(self._run(), name="settlement-outbox")
+        if not self._tasks and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._tasks.append(loop.create_task(self._run(), name="settlement-outbox"))
+            if self._bookkeeper is not None:
+                self._tasks.append(loop.create_task(self._bookkeeper.run(), name="settlement-bookkeeper"))
 
-    async def _until_delivered(self, item: _Item) -> None:
-        assert item.delivered is not None
+    async def _until_taken(self, item: Item) -> None:
+        assert item.taken is not None
         try:
             async with asyncio.timeout(self.undurable_wait_s):
-                await asyncio.shield(item.delivered)
+                await asyncio.shield(item.taken)
         except TimeoutError:
             raise OutboxUnavailable(
                 f"The settlement of {item.settlement.hold_id} is neither on disk nor in Redis yet. {self.last_error}"
             ) from None
 
-    # Out of the queue
-
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._turns:
-                await self._deliver()
-            await self._refill()
-            await self._set_unreadable_aside()
-            await self._release_adopted()
+            more = True
+            while more:
+                try:
+                    if self._queue.ready:
+                        await self._deliver()
+                    more = await self._read_back() or self._queue.ready
+                    await self._set_unreadable_aside()
+                    await self._release_adopted()
+                except Exception:
+                    _log.exception("The outbox stumbled; it goes on.")
+                    await asyncio.sleep(_BACKOFF_S[-1])
             self._progress.set()
 
     async def _deliver(self) -> None:
-        holds = [self._turns.popleft() for _ in range(min(len(self._turns), DELIVERED_AT_ONCE))]
-        batch = [self._lines[hold][0] for hold in holds]
+        batch = self._queue.take(DELIVERED_AT_ONCE)
         closings: list[Closing] = []
         try:
             closings = await self.counter.close_holds([item.settlement for item in batch])
         except Exception as error:
             _log.exception("A batch of settlements could not be delivered; it is tried again.")
             closings = [CounterUnavailable("unreachable", str(error))] * len(batch)
-        failed: list[str] = []
+        failed: list[Item] = []
         for item, closing in zip(batch, closings, strict=True):
             if isinstance(closing, CounterUnavailable):
                 self.last_error = str(closing)
-                failed.append(item.settlement.hold_id)
-            elif isinstance(closing, UnknownHold) and item.settlement.amount_nanos and not await self._set_aside(item):
-                failed.append(item.settlement.hold_id)
+                failed.append(item)
+            elif not self._is_unknown(item.settlement, closing):
+                self._delivered(item, closing)
+            elif self._bookkeeper is not None:
+                self._bookkeeper.recover(item)
+            elif await self._keep_aside(item.shelf, encode(item.settlement)):
+                self._queue.done(item)
+                self._end(item)
             else:
-                self._confirmed(item, closing)
+                failed.append(item)
         self._progress.set()
-        if failed:
-            self.counts.retried += len(failed)
-            self._turns.extend(failed)
+        self._queue.back(failed)
+        self.counts.retried += len(failed)
         if len(failed) == len(batch):
             await self._back_off()
         else:
@@ -310,121 +392,162 @@ class SettlementOutbox:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), delay_s - _BACKOFF_S[0] + 0.001)
 
-    def _confirmed(self, item: _Item, closing: Closing) -> None:
-        hold = item.settlement.hold_id
-        line = self._lines[hold]
-        line.popleft()
-        if line:
-            self._turns.append(hold)
-        else:
-            del self._lines[hold]
-        self._in_memory -= 1
-        if item.number:
-            item.journal.confirm(item.number)
-        else:
-            self._undurable -= 1
-        if item.delivered is not None and not item.delivered.done():
-            item.delivered.set_result(None)
-        self.counts.delivered += 1
-        if isinstance(closing, Settled) and not (item.recovered and closing.verdict == "repeated"):
-            self.counts.charged_nanos += closing.charged_nanos
-            self.counts.shortfall_nanos += closing.shortfall_nanos
-            if self.on_settled is not None:
-                try:
-                    self.on_settled(closing.charged_nanos, closing.shortfall_nanos)
-                except Exception:
-                    _log.exception("The listener of settlements failed.")
+    def _is_unknown(self, settlement: Settlement, closing: Closing) -> bool:
+        """Whether Redis does not have the hold, so that the books must end it."""
+        if isinstance(closing, UnknownHold):
+            # Old records don't say of which epoch they are; a void that nobody knows then charges nobody.
+            return settlement.amount_nanos > 0 or settlement.epoch != 0
+        assert not isinstance(closing, CounterUnavailable)
+        # An epoch begins with an empty Redis: what it says of an older hold is the trace of a void it did not know.
+        epoch = self.counter.epoch_of(self.counter.shard_of(settlement.org_id))
+        return closing.verdict == "repeated" and settlement.epoch not in (0, epoch)
 
-    async def _set_aside(self, item: _Item) -> bool:
-        """Keep a settlement whose hold Redis does not know. False if the disk does not take it."""
-        settlement = item.settlement
-        _log.error(
-            "Redis does not know hold %s of %s: %d nano-USD are not charged; see %s.",
-            settlement.hold_id,
-            settlement.org_id,
-            settlement.amount_nanos,
-            item.journal.folder / UNKNOWN_FILE,
-        )
-        return await self._keep_aside(item.journal, _encode(settlement))
+    def _delivered(self, item: Item, closing: Closing) -> None:
+        self._queue.done(item)
+        if item.times_delivered == 0:
+            self.counts.delivered += 1
+            if isinstance(closing, Settled) and not (item.earlier_run and closing.verdict == "repeated"):
+                self._count_charge(closing.charged_nanos, closing.shortfall_nanos)
+        elif not isinstance(closing, UnknownHold | CounterUnavailable) and closing.verdict != "repeated":
+            self.counts.resettled += 1
+            _log.warning("Redis had lost the settlement of %s; it has it again.", item.settlement.hold_id)
+        if self._bookkeeper is None or isinstance(closing, UnknownHold):
+            self._end(item)
+        else:
+            self._watch_for(self._bookkeeper, item)
+        _tell_taken(item)
+
+    def _watch_for(self, bookkeeper: Bookkeeper, item: Item) -> None:
+        watched = len(self._watch) < self.max_unbooked
+        if item.number:
+            item.shelf.has_delivered(item.number, watched=watched)
+        else:
+            self._undurable -= item.times_delivered == 0
+            watched = watched and self._kept_undurable < KEPT_UNDURABLE
+            self._kept_undurable += watched
+        if watched:
+            kept = None if item.number else item.settlement
+            hold_id = item.settlement.hold_id
+            bookkeeper.watch(Unbooked(hold_id, item.shelf, item.number, item.times_delivered + 1, kept))
+
+    def _end(self, item: Item) -> None:
+        if item.number:
+            item.shelf.end(item.number)
+        else:
+            self._undurable -= item.times_delivered == 0
+        _tell_taken(item)
+
+    def _count_charge(self, charged_nanos: int, shortfall_nanos: int) -> None:
+        self.counts.charged_nanos += charged_nanos
+        self.counts.shortfall_nanos += shortfall_nanos
+        if self.on_settled is not None:
+            try:
+                self.on_settled(charged_nanos, shortfall_nanos)
+            except Exception:
+                _log.exception("The listener of settlements failed.")
 
     async def _set_unreadable_aside(self) -> None:
         """Keep records that are no settlement (of another version, say), so that they are not read at every start."""
         records, self._unreadable = self._unreadable, []
-        for journal, number, payload in records:
-            if await self._keep_aside(journal, payload):
-                journal.confirm(number)
+        for shelf, number, payload in records:
+            if await self._keep_aside(shelf, payload):
+                shelf.end(number)
+            else:
+                self._unreadable.append((shelf, number, payload))
+        if self._unreadable:
+            asyncio.get_running_loop().call_later(DISK_PAUSE_S, self._rouse)
 
-    async def _keep_aside(self, journal: Journal, line: bytes) -> bool:
+    async def _keep_aside(self, shelf: Shelf, line: bytes) -> bool:
         try:
-            await asyncio.to_thread(_append_line, journal.folder / UNKNOWN_FILE, line)
+            await asyncio.to_thread(set_aside, shelf.journal.folder, line)
         except OSError as error:
-            self.last_error = f"A settlement could not be set aside: {error.strerror}."
+            self.last_error = f"A record could not be set aside: {error.strerror}."
             return False
-        self.counts.unknown += 1
+        _log.error("A record was set aside in %s.", shelf.journal.folder / UNREADABLE_FILE)
+        self.counts.unreadable += 1
         return True
 
-    async def _refill(self) -> None:
-        """Read back what did not fit into memory."""
-        while self._spilled and not self._turns:
-            journal = self._spilled.pop()
-            here = {item.number for line in self._lines.values() for item in line if item.journal is journal}
-            for number, payload in (await journal.reread()).items():
-                if number not in here:
-                    self._enqueue_payload(journal, number, payload)
-            while self._turns:
-                await self._deliver()
-
     async def _release_adopted(self) -> None:
-        for journal in [journal for journal in self._adopted if journal.unconfirmed == 0]:
-            self._adopted.remove(journal)
-            await journal.close()
+        for shelf in [shelf for shelf in self._shelves[1:] if shelf.journal.unconfirmed == 0]:
+            self._shelves.remove(shelf)
+            await shelf.journal.close()
+
+    # What the bookkeeper found (``ledger.bookkeeper.Host``)
+
+    def is_booked(self, unbooked: Unbooked) -> None:
+        """It is in the books: its record is not needed any more."""
+        self.counts.booked += 1
+        shelf = unbooked.shelf
+        if unbooked.number:
+            shelf.end(unbooked.number)
+        else:
+            self._kept_undurable -= 1
+        if self._has_room_for(shelf) or (shelf is not self._shelves[0] and not shelf.journal.unconfirmed):
+            self._rouse()
+
+    def is_recovered(self, item: Item, outcome: RecoveryOutcome) -> None:
+        """The books have ended it without Redis."""
+        if outcome.verdict == "booked":
+            self.counts.recovered_charges += 1
+            if item.times_delivered == 0 and item.settlement.amount_nanos:
+                self._count_charge(outcome.charged_nanos, outcome.shortfall_nanos)
+        elif outcome.verdict == "repeated":
+            self.counts.recovered_repeats += 1
+        else:
+            self.counts.refused += 1
+            _log.error("The books refused the settlement of %s; it is an anomaly there.", item.settlement.hold_id)
+        self._queue.done(item)
+        self._end(item)
+        self._rouse()
+        self._progress.set()
+
+    async def is_refused(self, item: Item, reason: str) -> bool:
+        """The books can't even keep it as an anomaly: keep it in a file."""
+        _log.error("The books refused the settlement of %s: %s", item.settlement.hold_id, reason)
+        if not await self._keep_aside(item.shelf, encode(item.settlement)):
+            return False
+        self.counts.refused += 1
+        self._queue.done(item)
+        self._end(item)
+        self._rouse()
+        self._progress.set()
+        return True
+
+    async def redeliver(self, items: list[Unbooked]) -> list[Unbooked]:
+        """Send what is not booked to Redis again. Returns what can't be read or has no room now."""
+        if len(self._queue) + len(items) > max(self.max_pending, len(items)):
+            return items
+        later: list[Unbooked] = []
+        by_shelf: dict[Shelf, dict[int, Unbooked]] = {}
+        for unbooked in items:
+            if unbooked.settlement is not None:
+                self._kept_undurable -= 1
+                self._send_again(unbooked, unbooked.settlement)
+            else:
+                by_shelf.setdefault(unbooked.shelf, {})[unbooked.number] = unbooked
+        for shelf, wanted in by_shelf.items():
+            while wanted:
+                try:
+                    piece = await shelf.journal.read_back(min(wanted))
+                except JournalUnavailable as error:
+                    _log.error("%s", error)
+                    later += wanted.values()
+                    break
+                if piece is None:
+                    break
+                for number in sorted(number for number in wanted if number <= piece.last):
+                    unbooked = wanted.pop(number)
+                    if number in piece.records:
+                        self._send_again(unbooked, decode(piece.records[number]))
+                    elif number in piece.lost:
+                        self._vanished(shelf, number, unbooked.hold_id)
+        return later
+
+    def _send_again(self, unbooked: Unbooked, settlement: Settlement) -> None:
+        self.counts.redelivered += 1
+        self._enqueue(Item(settlement, unbooked.shelf, unbooked.number, times_delivered=unbooked.times_delivered))
 
 
-def _encode(settlement: Settlement) -> bytes:
-    settle_words(settlement, "settle")  # what the counter would refuse must not get into the journal
-    try:
-        return orjson.dumps(
-            {
-                "hold": settlement.hold_id,
-                "org": settlement.org_id,
-                "amount": settlement.amount_nanos,
-                "refunds": settlement.refunds,
-                "opens": settlement.opens,
-                "info": settlement.info.decode(),
-                "claim": settlement.claim,
-                "outcome": settlement.outcome,
-            }
-        )
-    except TypeError as error:
-        raise ValueError(f"A settlement that can't be written down: {error}.") from error
-
-
-def _decode(payload: bytes) -> Settlement:
-    row = orjson.loads(payload)
-    settlement = Settlement(
-        hold_id=row["hold"],
-        org_id=row["org"],
-        amount_nanos=row["amount"],
-        refunds=tuple((name, units) for name, units in row["refunds"]),
-        opens=tuple(row["opens"]),
-        info=row["info"].encode(),
-        # Records of a version without idempotency keys lack these.
-        claim=row.get("claim"),
-        outcome=row.get("outcome"),
-    )
-    settle_words(settlement, "settle")
-    return settlement
-
-
-def _append_line(path: Path, line: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size + len(line) > MAX_UNKNOWN_BYTES:
-            raise OSError(errno.EFBIG, f"more than {MAX_UNKNOWN_BYTES} bytes were set aside already")
-        if os.write(descriptor, line + b"\n") != len(line) + 1:
-            os.ftruncate(descriptor, size)
-            raise OSError(errno.ENOSPC, "only a part was written")
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
+def _tell_taken(item: Item) -> None:
+    if item.taken is not None and not item.taken.done():
+        item.taken.set_result(None)

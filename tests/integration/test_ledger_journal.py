@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import resource
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ledger.journal import Journal, JournalLocked, JournalUnavailable
+from ledger.journal_format import _frame, frame_marks, frame_record
 
 Opener = Callable[..., Awaitable[Journal]]
 
@@ -48,6 +51,17 @@ def segments(journal: Journal) -> list[Path]:
     return sorted(journal.folder.glob("*.seg"))
 
 
+async def read_all(journal: Journal) -> dict[int, bytes]:
+    """All that is unconfirmed, from the disk, oldest first."""
+    found: dict[int, bytes] = {}
+    start = 0
+    while (piece := await journal.read_back(start)) is not None:
+        assert not piece.lost
+        found.update(piece.records)
+        start = piece.last + 1
+    return found
+
+
 async def crash(journal: Journal) -> None:
     """Let go of the lock as a dead process does, and leave the files as they are."""
     os.close(journal._lock)
@@ -64,8 +78,7 @@ async def test_what_was_written_is_there_after_a_crash(open_journal: Opener) -> 
     await journal.write(b"last")  # takes the confirmations along
     await crash(journal)
     again = await open_journal()
-    assert list(again.recovered().values()) == [b"%d" % number for number in range(40, 100)] + [b"last"]
-    assert again.recovered() == {}
+    assert list((await read_all(again)).values()) == [b"%d" % number for number in range(40, 100)] + [b"last"]
     assert (again.unconfirmed, again.damaged_places, again.torn_tails) == (61, 0, 0)
 
 
@@ -93,7 +106,7 @@ async def test_confirmations_survive_a_quiet_end(open_journal: Opener) -> None:
     await asyncio.sleep(1.3)
     await crash(journal)
     again = await open_journal()
-    assert again.recovered() == {second: b"b"}
+    assert await read_all(again) == {second: b"b"}
 
 
 async def test_confirmed_segments_are_deleted(open_journal: Opener) -> None:
@@ -109,8 +122,8 @@ async def test_confirmed_segments_are_deleted(open_journal: Opener) -> None:
     assert len(segments(journal)) <= 3
     await journal.close()
     again = await open_journal()
-    assert sorted(again.recovered().values()) == [b"x" * 100, b"y"]
-    for number in list(again._unconfirmed):
+    assert sorted((await read_all(again)).values()) == [b"x" * 100, b"y"]
+    for number in list(await read_all(again)):
         again.confirm(number)
     await again.close()
     assert segments(again) == []
@@ -155,12 +168,12 @@ async def test_a_torn_tail_is_left_behind(open_journal: Opener, extra: bytes) ->
         file.seek(0, os.SEEK_END)
         file.write(extra)
     again = await open_journal()
-    assert list(again.recovered().values()) == [b"%d" % number for number in range(9)]
+    assert list((await read_all(again)).values()) == [b"%d" % number for number in range(9)]
     assert again.torn_tails == 1
     number = await again.write(b"new")
     await crash(again)
     third = await open_journal()
-    assert third.recovered()[number] == b"new"
+    assert (await read_all(third))[number] == b"new"
     assert third.unconfirmed == 10
 
 
@@ -173,7 +186,7 @@ async def test_a_flipped_bit_costs_one_record_and_is_kept_for_a_look(open_journa
     data[data.index(b"record 050") + 3] ^= 16
     segments(journal)[0].write_bytes(data)
     again = await open_journal()
-    found = again.recovered()
+    found = await read_all(again)
     assert list(found.values()) == [b"record %03d" % number for number in range(100) if number != 50]
     assert again.damaged_places == 1
     for number in found:
@@ -182,7 +195,7 @@ async def test_a_flipped_bit_costs_one_record_and_is_kept_for_a_look(open_journa
     assert segments(again) == []
     assert len(list((again.folder / "damaged").iterdir())) == 1
     third = await open_journal()
-    assert (third.recovered(), third.damaged_places) == ({}, 0)
+    assert (await read_all(third), third.damaged_places) == ({}, 0)
 
 
 async def test_a_full_disk_is_told_and_survived(open_journal: Opener) -> None:
@@ -201,7 +214,7 @@ async def test_a_full_disk_is_told_and_survived(open_journal: Opener) -> None:
     assert journal.refusals == 1
     await crash(journal)
     again = await open_journal()
-    assert list(again.recovered().values()) == [b"before", b"after"]
+    assert list((await read_all(again)).values()) == [b"before", b"after"]
     assert (again.damaged_places, again.torn_tails) == (0, 0)
 
 
@@ -235,7 +248,7 @@ async def test_a_sync_that_fails_is_a_refusal(open_journal: Opener, monkeypatch:
     assert len(segments(journal)) == 2
     await crash(journal)
     again = await open_journal()
-    assert list(again.recovered().values()) == [b"before", b"after"]
+    assert list((await read_all(again)).values()) == [b"before", b"after"]
 
 
 async def test_an_unreadable_segment_stops_no_start(open_journal: Opener) -> None:
@@ -248,7 +261,7 @@ async def test_an_unreadable_segment_stops_no_start(open_journal: Opener) -> Non
     first.unlink()
     first.mkdir()  # reading it is an error, also for root
     again = await open_journal()
-    assert list(again.recovered().values()) == [b"b"]
+    assert list((await read_all(again)).values()) == [b"b"]
     await again.write(b"c")
 
 
@@ -269,7 +282,7 @@ async def test_what_did_not_fit_is_read_back(open_journal: Opener) -> None:
     numbers = [await journal.write(b"%d" % number) for number in range(60)]
     for number in numbers[::2]:
         journal.confirm(number)
-    assert list((await journal.reread()).values()) == [b"%d" % number for number in range(1, 60, 2)]
+    assert list((await read_all(journal)).values()) == [b"%d" % number for number in range(1, 60, 2)]
 
 
 WRITER = """
@@ -281,9 +294,10 @@ async def main():
     journal = await Journal.open(Path(sys.argv[1]), wait_s=5, segment_bytes=20_000)
     told = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     start = int(sys.argv[3])
-    for number, payload in journal.recovered().items():
-        journal.confirm(number)
-        os.write(told, b"c" + payload + b"\\n")
+    while piece := await journal.read_back(0):
+        for number, payload in piece.records.items():
+            journal.confirm(number)
+            os.write(told, b"c" + payload + b"\\n")
 
     async def one(name):
         number = await journal.write(b"%d" % name)
@@ -322,7 +336,7 @@ async def test_a_writer_killed_at_any_moment_loses_nothing_it_was_promised(tmp_p
     written = {line[1:] for line in lines if line[:1] == b"w"}
     confirmed = {line[1:] for line in lines if line[:1] == b"c"}
     journal = await Journal.open(folder)
-    found = list(journal.recovered().values())
+    found = list((await read_all(journal)).values())
     await journal.close()
     assert len(written) > 200
     assert written <= confirmed | set(found)
@@ -330,3 +344,102 @@ async def test_a_writer_killed_at_any_moment_loses_nothing_it_was_promised(tmp_p
     assert journal.damaged_places == 0
     # The last life's records may be there though nobody was told; nothing of an earlier life is delivered again.
     assert {int(name) // 1_000_000 for name in found} <= {rounds - 1, rounds - 2}
+
+
+async def test_a_file_deleted_while_it_is_written_to_comes_back(open_journal: Opener) -> None:
+    """When somebody deletes the file that is written to, the next group brings back all that was in it."""
+    journal = await open_journal()
+    for number in range(5):
+        await journal.write(b"%d" % number)
+    segments(journal)[0].unlink()
+    await journal.write(b"5")
+    await journal.write(b"6")
+    await crash(journal)
+    again = await open_journal()
+    assert list((await read_all(again)).values()) == [b"%d" % number for number in range(7)]
+    assert (again.damaged_places, again.torn_tails) == (0, 0)
+
+
+async def test_a_folder_that_vanished_is_a_refusal(open_journal: Opener, tmp_path: Path) -> None:
+    """When the whole folder is taken away, a record is refused and not promised; when it is back, it is used again."""
+    journal = await open_journal()
+    await journal.write(b"before")
+    journal.folder.rename(tmp_path / "elsewhere")
+    next((tmp_path / "elsewhere").glob("*.seg")).unlink()
+    with pytest.raises(JournalUnavailable, match="No such file"):
+        await journal.write(b"lost")
+    (tmp_path / "elsewhere").rename(journal.folder)
+    await asyncio.sleep(0.3)
+    number = await journal.write(b"after")
+    piece = await journal.read_back(0)
+    assert piece is not None
+    assert (piece.records, len(piece.lost)) == ({}, 1)  # "before" went with its file
+    assert (await journal.read_back(piece.last + 1)).records == {number: b"after"}  # type: ignore[union-attr]
+
+
+async def test_what_was_deleted_later_is_said_to_be_lost(open_journal: Opener) -> None:
+    """Records whose file was deleted, or damaged, after they were written are named when they are read back."""
+    journal = await open_journal(segment_bytes=1)
+    numbers = [await journal.write(b"record %d" % number) for number in range(4)]
+    first, second, *_ = segments(journal)
+    first.unlink()
+    second.write_bytes(second.read_bytes().replace(b"record 1", b"recorb 1"))
+    found, lost, start = {}, [], 0
+    while piece := await journal.read_back(start):
+        found.update(piece.records)
+        lost += piece.lost
+        start = piece.last + 1
+    assert lost == numbers[:2]
+    assert found == {numbers[2]: b"record 2", numbers[3]: b"record 3"}
+    for number in numbers:
+        journal.confirm(number)
+    await journal.close()
+    assert [path.name for path in (journal.folder / "damaged").iterdir()] == [second.name]
+
+
+async def test_a_disk_that_gives_nothing_back_now_is_said(open_journal: Opener) -> None:
+    """A segment that can't be read at the moment is an error that may pass, and not a loss."""
+    journal = await open_journal(segment_bytes=1)
+    number = await journal.write(b"a")
+    await journal.write(b"b")
+    first = segments(journal)[0]
+    kept = first.read_bytes()
+    first.unlink()
+    first.mkdir()
+    with pytest.raises(JournalUnavailable, match="can't be read"):
+        await journal.read_back(0)
+    first.rmdir()
+    first.write_bytes(kept)
+    assert (await read_all(journal))[number] == b"a"
+
+
+async def test_many_records_wait_at_the_cost_of_bits(open_journal: Opener) -> None:
+    """What waits on the disk is not kept in memory: after a restart it is read one segment at a time."""
+    journal = await open_journal(segment_bytes=100_000)
+    for _ in range(20):
+        await asyncio.gather(*(journal.write(bytes(300)) for _ in range(1000)))
+    await crash(journal)
+    del journal
+    gc.collect()
+    tracemalloc.start()
+    try:
+        again = await open_journal(segment_bytes=100_000)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert again.unconfirmed == 20_000
+    assert kept < 20_000 * 10
+    assert len(await read_all(again)) == 20_000
+
+
+async def test_confirmations_are_read_across_segments_and_versions(open_journal: Opener, tmp_path: Path) -> None:
+    """What an earlier version left behind, confirmations number by number in a later segment, is understood."""
+    folder = tmp_path / "worker 0"
+    folder.mkdir()
+    (folder / f"{1:020d}.seg").write_bytes(b"".join(frame_record(number, b"%d" % number) for number in range(1, 9)))
+    marks = b"C" + b"".join(number.to_bytes(8, "little") for number in (1, 2, 5, 9))
+    (folder / f"{9:020d}.seg").write_bytes(frame_record(9, b"9") + _frame(marks) + frame_marks([(7, 7)]))
+    journal = await open_journal()
+    assert list(await read_all(journal)) == [3, 4, 6, 8]
+    assert [path.name for path in segments(journal)] == [f"{1:020d}.seg"]
+    assert await journal.write(b"new") == 10

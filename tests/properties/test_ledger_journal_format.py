@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.journal_format import MAX_PAYLOAD_BYTES, frame_marks, frame_record, read_segment
+from ledger.core.number_set import NumberSet
+from ledger.journal_format import MAX_PAYLOAD_BYTES, _frame, frame_marks, frame_record, read_segment
 
 # Payloads that look like frames themselves are the hard ones.
 payloads = st.one_of(st.binary(max_size=60), st.just(frame_record(7, b"inner")), st.just(b"\xf5PJ\x01" * 3))
@@ -25,9 +26,9 @@ def segment(payloads: list[bytes]) -> tuple[bytes, list[int]]:
 def test_what_was_written_is_read(written: list[bytes], marks: set[int]) -> None:
     """Records and confirmations come back as they were written, and nothing is called damaged."""
     data, _ = segment(written)
-    content = read_segment(data + frame_marks(marks))
+    content = read_segment(data + frame_marks(NumberSet(marks).runs()))
     assert content.records == dict(enumerate(written, 1))
-    assert content.confirmed == marks
+    assert {number for first, last in content.confirmed for number in range(first, last + 1)} == marks
     assert (content.damaged, content.torn_bytes) == (0, 0)
 
 
@@ -78,6 +79,13 @@ def test_a_record_that_is_too_large_is_refused() -> None:
 
 
 def test_many_confirmations_fit() -> None:
-    """Confirmations in any number are written and read."""
-    numbers = set(range(1, 20_000, 2))
-    assert read_segment(frame_marks(numbers)).confirmed == numbers
+    """Confirmations in any number are written and read; neighbours take no room."""
+    runs = [(number, number + 1) for number in range(1, 60_000, 3)]
+    assert read_segment(frame_marks(runs)).confirmed == runs
+    assert len(frame_marks([(1, 10**9)])) < 40
+
+
+def test_confirmations_of_earlier_versions_are_read() -> None:
+    """A journal that was left by a version that named each number is understood."""
+    body = b"C" + b"".join(number.to_bytes(8, "little") for number in (3, 4, 9))
+    assert read_segment(_frame(body)).confirmed == [(3, 3), (4, 4), (9, 9)]
