@@ -22,8 +22,6 @@ class SettingsError(ValueError):
 
 BARE_NAMES = frozenset({"host", "port", "admin_port", "data_dir", "workers", "database_url", "redis_url"})
 
-_REDIS_FAMILIES = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-
 
 def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
     return field(default=default, metadata={"doc": doc, "low": low, "high": high})
@@ -191,12 +189,18 @@ def _article(wanted: type) -> str:
 def _checked(settings: Settings) -> Settings:
     for name, schemes in (
         ("database_url", ("postgres", "postgresql")),
-        ("redis_url", ("redis", "rediss", "unix", *_REDIS_FAMILIES)),
         ("public_url", ("http", "https")),
     ):
         value = getattr(settings, name)
         if value and urlsplit(value).scheme not in schemes:
             raise SettingsError(f"{name} must start with {' or '.join(s + '://' for s in schemes)}.")
+    if settings.redis_url:
+        from ledger.redis_url import read_redis_url  # brings redis-py, which few commands of the CLI need
+
+        try:
+            read_redis_url(settings.redis_url)
+        except ValueError as error:
+            raise SettingsError(f"redis_url cannot be used. {error}") from None
     if settings.hold_heartbeat_s * 3 > settings.hold_expiry_s:
         raise SettingsError(
             "hold_expiry_s must be at least three times hold_heartbeat_s, or live holds would be reaped."

@@ -15,7 +15,7 @@ from gateway.cli.output import show_list, show_text
 from gateway.cli.place import Place, operator
 from gateway.settings import Settings
 
-_PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)")
+_PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)|(?<=password=)[^&]*")
 
 
 @click.command()

@@ -314,6 +314,9 @@ def test_check_config_shows_every_setting_and_no_password(bare: Run, monkeypatch
     table = bare("check-config")
     assert "hunter2" not in table.out
     assert "deadline" in table.out.lower()
+    monkeypatch.setenv("REDIS_URL", "redis+sentinel://:hunter2@one,two:26380/credit?sentinel_password=hunter3&db=0")
+    rows = {row["setting"]: row for row in bare("check-config", "--json").json}
+    assert rows["redis_url"]["value"] == "redis+sentinel://:…@one,two:26380/credit?sentinel_password=…&db=0"
 
 
 # -- organizations and keys ------------------------------------------------------------------------------------------
