@@ -36,6 +36,8 @@ from ledger.epochs import current_epochs
 from ledger.follow import EpochFollower
 from ledger.journal import Journal
 from ledger.outbox import SettlementOutbox
+from ledger.outbox_books import LedgerBooks
+from ledger.partitions import MonthKeeper
 
 log = logging.getLogger("pareta.worker")
 
@@ -195,7 +197,8 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
         metrics = Metrics()
         journals = settings.data_path / "journal"
         journal = await Journal.open(journals / f"worker-{slot}", wait_s=JOURNAL_WAIT_S)
-        outbox = SettlementOutbox(journal, counter, on_settled=metrics.settled)
+        books = LedgerBooks(pool, MonthKeeper(), counter)
+        outbox = SettlementOutbox(journal, counter, books, on_settled=metrics.settled)
         stack.push_async_callback(outbox.close)
         await outbox.recover()
         if slot == 0:
