@@ -27,7 +27,7 @@ def main(seconds: float, seed: int, only: str, keep_folder: bool) -> None:
 
 
 async def run(seconds: float, seed: int, only: str, keep_folder: bool) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, record=True)
     console.print(f"seed {seed}")
     faults = [] if only == "none" else chosen(only)
     with console.status("starting") as status:
@@ -38,6 +38,7 @@ async def run(seconds: float, seed: int, only: str, keep_folder: bool) -> int:
             running = Run(world, seed, seconds, faults, tell=tell)
             await running.run()
     show(running, console)
+    (world.folder / "report.txt").write_text(console.export_text())
     if running.findings.violations:
         console.print(f"The evidence is in {keep(running, world.folder)}; logs lie beside it.")
         return 1

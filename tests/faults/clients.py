@@ -14,7 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 from tests.faults.attempt import Attempt, End, Rudeness
 from tests.system.wire import Answer, parse, request_bytes
 
-PATIENCE_S = 25.0
+PATIENCE_S = 15.0
 PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedding": "/v1/embeddings"}
 _DELTA = b'data: {"id"'
 

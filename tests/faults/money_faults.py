@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import random
+import sys
+import time
 from collections import Counter
 
+from ledger.core.ids import request_id
 from ledger.core.meters import Meter
+from ledger.core.pricing import Quote
+from ledger.counter import Admission, CounterUnavailable, CreditCounter, Held
 from tests.faults.attempt import Attempt, End, Rudeness
 from tests.faults.clients import send_raw
 from tests.faults.customers import Customer
 from tests.faults.fault import DidNotFire, Fault, Scene
 from tests.faults.load import FLAT_NANOS, TOKEN_RATES
+from tests.faults.world import ROOT
 from tests.system.wire import ask
 
 
@@ -54,6 +62,47 @@ async def _wait_visible(scene: Scene, customer: Customer) -> None:
             seen = seen + 1 if answer.status == 200 else 0
             if not seen:
                 await asyncio.sleep(0.05)
+
+
+class ThousandSettlements(Fault):
+    """18: one hold is settled a thousand times, from two processes at once."""
+
+    number, name, parts = "18", "one hold settled 1,000 times", frozenset({"redis", "postgres"})
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        world, flat = scene.world, scene.load.customer("flat")
+        async with world.sql() as conn:
+            epoch = await conn.fetchval("SELECT max(number) FROM ledger.epoch WHERE coalesce(shard, 0) = 0")
+        hold_id = request_id(time.time_ns() // 1_000_000, os.urandom(10))
+        known = {"key": flat.key_ids[0], "endpoint": flat.endpoint_id, "card": flat.card.id, "route": "chat"}
+        used = known | {"source": "reported", "outcome": "finished", "meters": {"request": 1}}
+        counter = await CreditCounter.connect(world.redis.url, epoch=epoch)
+        try:
+            asked = Admission(hold_id, flat.org_id, "f", Quote(FLAT_NANOS, 0), 0, 60.0, info=json.dumps(known).encode())
+            held = await counter.admit(asked)
+        except CounterUnavailable as error:
+            raise DidNotFire(str(error)) from error
+        finally:
+            await counter.close()
+        if not isinstance(held, Held):
+            raise DidNotFire(f"no hold: {held}")
+        words = [world.redis.url, str(epoch), flat.org_id, hold_id, str(FLAT_NANOS), "500", json.dumps(used)]
+        said = await asyncio.gather(*(_run_settler(words) for _ in range(2)))
+        verdicts = sum((Counter(json.loads(text or "{}")) for text in said), Counter[str]())
+        if verdicts["fresh"] or verdicts["repeated"]:
+            scene.model.extra[hold_id] = FLAT_NANOS
+        if verdicts.total() != 1000:
+            raise DidNotFire(f"not everything was answered: {verdicts}")
+        if verdicts["fresh"] != 1:
+            scene.findings.wrong("twice", f"one hold was settled afresh {verdicts['fresh']} times", str(verdicts))
+        self.happened(f"{dict(verdicts)}")
+
+
+async def _run_settler(words: list[str]) -> bytes:
+    command = [sys.executable, "-m", "tests.faults.settlers", *words]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, cwd=ROOT)
+    said, _ = await process.communicate()
+    return said
 
 
 class HangUps(Fault):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 
 from tests.faults.clients import send_raw
 from tests.faults.fault import DidNotFire, Fault, Scene, until
+from tests.faults.servers import limit_files
 from tests.faults.world import EXPIRY_S, WORKERS, World, continue_process, stop_process
 
 ARMED_S = 12.0
@@ -127,6 +129,36 @@ async def _reaped(world: World) -> int:
 
 async def _more_reaped(world: World, before: int) -> bool:
     return await _reaped(world) > before
+
+
+class FullJournal(Fault):
+    """13b: a worker cannot write any more, neither its journal nor its log."""
+
+    number, name, parts = "13b", "disk of a worker full", frozenset({"worker"})
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        pid = scene.world.worker_pid(rng.randrange(WORKERS))
+        if not pid:
+            raise DidNotFire("there was no worker")
+        if not limit_files([pid], 0):
+            raise DidNotFire("it had ended")
+        self._pid = pid
+        before = Path(f"/proc/{pid}/io").read_text()
+        await asyncio.sleep(rng.uniform(1.5, 4.0))
+        if not _lives(pid):
+            scene.findings.wrong("suite", "a worker died of a full disk", f"pid {pid}")
+        elif before == Path(f"/proc/{pid}/io").read_text():
+            raise DidNotFire("it wrote nothing")
+        limit_files([pid], None)
+        self.happened(f"pid {pid} could not write")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pid = 0
+
+    async def heal(self, scene: Scene) -> None:
+        if self._pid:
+            limit_files([self._pid], None)
 
 
 class PausedReconciler(Fault):

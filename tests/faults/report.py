@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,8 @@ from rich.table import Table
 
 from tests.faults.runner import Run
 
-SHOWN = 20
+SHOWN = 4
+"""Violations of a kind; all of them are in the folder."""
 
 
 def show(run: Run, console: Console) -> None:
@@ -34,7 +36,11 @@ def show(run: Run, console: Console) -> None:
     kinds = ("lost", "twice", "overspent", "mischarged", "wrong 402", "books", "not quiet", "suite")
     verdict = ", ".join(f"{findings.of(kind)} {kind}" for kind in kinds)
     console.print(f"[bold {'red' if findings.violations else 'green'}]{verdict}[/] (seed {run.seed})")
-    for violation in findings.violations[:SHOWN]:
+    shown: Counter[str] = Counter()
+    for violation in findings.violations:
+        shown[violation.kind] += 1
+        if shown[violation.kind] > SHOWN:
+            continue
         console.print(f"[red]{violation.kind}[/red]: {violation.subject}\n{violation.evidence}", markup=True)
 
 

@@ -68,7 +68,7 @@ class Run:
         """Do it all; the findings are empty of violations if the money is right."""
         world, rng = self.world, random.Random(self.seed)
         load = Load(world.port, self.seed, world.register)
-        witness = Witness(world.folder, world.simulators)
+        witness = Witness(world.ear, world.simulators)
         scene = Scene(world, load, Model(), self.findings)
         await load.set_up()
         await asyncio.sleep(1.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from backends.simulator.process import SimulatorProcess
+from tests.faults.ear import Ear
 from tests.system.wire import ask
 
 POLL_S = 2.0
@@ -33,12 +33,11 @@ class Delivery:
 class Witness:
     """Collects until somebody takes it."""
 
-    folder: Path
+    ear: Ear
     simulators: list[SimulatorProcess]
     deliveries: dict[str, dict[tuple[int, int], Delivery]] = field(default_factory=dict)
     holds: dict[str, list[str]] = field(default_factory=dict)
     """By the client's name of a try."""
-    _read_bytes: int = 0
 
     async def watch(self) -> None:
         """Look again and again, until cancelled: the engines remember a few thousand requests only."""
@@ -69,14 +68,8 @@ class Witness:
                 if all(delivery.state in _ENDED for delivery in every):
                     break
                 await asyncio.sleep(0.3)
-        with (self.folder / "witness").open("rb") as file:
-            file.seek(self._read_bytes)
-            data = file.read()
-        data = data[: data.rfind(b"\n") + 1]
-        self._read_bytes += len(data)
-        for line in data.decode().splitlines():
-            name, hold_id, _ = line.split()
-            self.holds.setdefault(name, []).append(hold_id)
+        for name, holds in self.ear.take().items():
+            self.holds.setdefault(name, []).extend(holds)
 
     async def forget(self) -> None:
         """What was checked is not needed any more."""

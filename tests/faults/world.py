@@ -27,6 +27,7 @@ from gateway.stack.prepare import migrate_all
 from gateway.stack.processes import Child, Spec, free_port, lock_holder, tail
 from tests.faults.clocks import Clock
 from tests.faults.customers import MODEL, Register
+from tests.faults.ear import Ear
 from tests.faults.proxy import Network
 from tests.faults.servers import FaultyPostgres, FaultyRedis
 
@@ -54,9 +55,9 @@ WANTED: dict[str, Any] = {
     "write_timeout_s": 8.0,
     "epoch_grace_s": GRACE_S,
     # Escrow in slices, all as small and quick as they may be.
-    "escrow_horizon_s": 3.0,
-    "escrow_return_after_s": 4.0,
-    "escrow_min_nanos": 200_000,
+    "escrow_slice_micros": 300,
+    "escrow_horizon_s": 1.0,
+    "escrow_idle_s": 3.0,
 }
 """Settings by name; one that this version of the gateway does not have is left out."""
 
@@ -79,6 +80,7 @@ class World:
 
     async def open(self) -> None:
         """Start everything and wait until it serves."""
+        self.ear = Ear(self.folder)
         await self.postgres.start()
         await self.redis.start()
         self.to_postgres = self.network.proxy(self.postgres.url)
@@ -115,6 +117,7 @@ class World:
         await self.redis.stop()
         await self.postgres.stop()
         self.network.close()
+        self.ear.close()
 
     def _start(self, name: str, command: str) -> Child:
         environment = environment_of(self.settings) | self.clocks["gateway"].environment

@@ -57,7 +57,7 @@ def hook_worker() -> None:
     from ledger.counter import CreditCounter, Held
     from ledger.journal import Journal
 
-    witness = os.open(f"{FOLDER}/witness", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    witness = os.open(f"{FOLDER}/witness", os.O_WRONLY)  # a pipe
     admit = pipeline.admit
 
     async def witnessed(*args, **kwargs):
