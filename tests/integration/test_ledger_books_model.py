@@ -18,7 +18,8 @@ from tests.integration.ledger_books import Books, opened_books
 from tests.integration.ledger_world import new_request_id
 from tests.services import FreshDatabase
 
-ORGS = ("org_0", "org_1", "org_2")
+ORGS = ("org_a", "org_b", "org_d")
+"""Two of one shard, one of the other."""
 STEPS = int(os.environ.get("PARETA_MODEL_STEPS", "150"))
 
 
@@ -50,7 +51,8 @@ class Model:
 
     purses: dict[str, Purse] = field(default_factory=lambda: {org: Purse() for org in ORGS})
     holds: dict[str, Charge] = field(default_factory=dict)
-    over: set[int] = field(default_factory=set)
+    waiting: dict[str, set[int]] = field(default_factory=lambda: {org: set() for org in ORGS})
+    """By organization the lost epochs whose grace time is not over; the first epoch may be lost shard by shard."""
     carried: dict[str, tuple[str, int, int, int, bool]] = field(default_factory=dict)
     """By hold: organization, epoch, reserve, accrued, and whether it has expired."""
 
@@ -92,10 +94,10 @@ class Model:
             owed -= part
 
     def lose(self, orgs: list[str], epoch: int, *, over: bool) -> None:
-        if over:
-            self.over.add(epoch)
         for org in orgs:
             purse = self.purses[org]
+            if not over:
+                self.waiting[org].add(epoch)
             if purse.escrow:
                 purse.frozen_by_epoch[epoch] = purse.escrow
             purse.frozen += purse.escrow
@@ -104,7 +106,7 @@ class Model:
     def release(self, orgs: list[str]) -> None:
         for org in orgs:
             purse = self.purses[org]
-            waiting = {epoch: nanos for epoch, nanos in purse.frozen_by_epoch.items() if epoch not in self.over}
+            waiting = {epoch: nanos for epoch, nanos in purse.frozen_by_epoch.items() if epoch in self.waiting[org]}
             reserved = sum(
                 reserve
                 for whose, epoch, reserve, _, expired in self.carried.values()
@@ -274,7 +276,8 @@ class Run:
 
     async def time_passes(self) -> None:
         await self.books.later()
-        self.model.over |= {epoch for purse in self.model.purses.values() for epoch in purse.frozen_by_epoch}
+        for waiting in self.model.waiting.values():
+            waiting.clear()
 
     async def compare(self) -> None:
         """Every purse, every hold, and every check of the audit."""
