@@ -10,14 +10,28 @@ from typing import Any
 import click
 
 from gateway.cli.balance import open_counter
+from gateway.cli.ledger_anomalies import anomalies, resolve
 from gateway.cli.ledger_export import export
 from gateway.cli.ledger_statement import statement
+from gateway.cli.ledger_status import status
 from gateway.cli.main import DIFFERENCES, UNREACHABLE
-from gateway.cli.output import money, show_record
+from gateway.cli.output import money, show_record, show_text
 from gateway.cli.place import Place, operator
+from gateway.control.database import NotFound
 from ledger.audit import AuditReport
 from ledger.audit import audit as audit_books
+from ledger.block_values import Head
+from ledger.blocks import newest_block
+from ledger.database import acquired
 from ledger.postgres import Ledger
+
+
+def audit_head(text: str) -> Head:
+    """A block as ``--head`` prints it. For ``click.option(type=…)``."""
+    try:
+        return Head.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.group()
@@ -25,7 +39,7 @@ def ledger() -> None:
     """The books."""
 
 
-for _command in (export, statement):
+for _command in (status, statement, export, anomalies, resolve):
     ledger.add_command(_command)
 
 
@@ -40,21 +54,33 @@ for _command in (export, statement):
     metavar="S",
     help="How long to wait for a moment in which everything in Redis is booked.",
 )
+@click.option("--head", "only_head", is_flag=True, help="Only print the newest audit block, to be kept elsewhere.")
+@click.option(
+    "--expect-head", type=audit_head, metavar="N:HASH", help="An audit block noted earlier, which must still be there."
+)
 @operator
-async def audit(place: Place, /, books_only: bool, quiet_timeout_s: float) -> None:
-    """Recompute every balance from its transfers and every charge from its usage and its price card.
+async def audit(
+    place: Place, /, books_only: bool, quiet_timeout_s: float, only_head: bool, expect_head: Head | None
+) -> None:
+    """Recompute every balance from its transfers, every charge from its usage and its price card, every audit block.
+
+    Audit blocks chain all transfers by their hashes. Whoever notes a block (--head) somewhere that this database's
+    administrators can't reach, and gives it back later (--expect-head), proves that nothing up to it was changed.
 
     Exit status 0: everything was looked at and nothing differs. 3: differences. 4: nothing differs, but not everything
     could be looked at.
     """
+    if only_head:
+        await _show_head(place)
+        return
     if not books_only and not place.settings.redis_url:
         raise click.UsageError("The audit compares Redis, too: give --redis-url, or --books-only.")
     async with place.pool() as pool:
         if books_only:
-            report = await audit_books(pool, None)
+            report = await audit_books(pool, None, expect_head=expect_head)
         else:
             async with open_counter(place, Ledger(pool)) as counter:
-                report = await audit_books(pool, counter, quiet_timeout_s=quiet_timeout_s)
+                report = await audit_books(pool, counter, quiet_timeout_s=quiet_timeout_s, expect_head=expect_head)
     _show(place, report)
     if not report.clean:
         raise click.exceptions.Exit(DIFFERENCES)
@@ -64,7 +90,23 @@ async def audit(place: Place, /, books_only: bool, quiet_timeout_s: float) -> No
         raise click.exceptions.Exit(UNREACHABLE)
 
 
+async def _show_head(place: Place) -> None:
+    async with place.pool() as pool, acquired(pool, "read the newest audit block") as conn:
+        newest = await newest_block(conn)
+    if newest is None:
+        raise NotFound("There is no audit block yet: the reconciler closes them a few minutes behind the present.")
+    record = {
+        "head": str(newest.head),
+        "number": newest.number,
+        "hash": newest.hash.hex(),
+        "to_posted_at": newest.to_posted_at,
+        "made_at": newest.made_at,
+    }
+    show_text(place, record, str(newest.head))
+
+
 def _show(place: Place, report: AuditReport) -> None:
+    chain = report.chain
     verdict = "no difference" if report.clean else f"{report.difference_count} differences"
     show_record(
         place,
@@ -76,9 +118,14 @@ def _show(place: Place, report: AuditReport) -> None:
             "transfers": report.transfers,
             "usage_events": report.usage_events,
             "redis_accounts": report.redis_accounts,
+            "audit_blocks": chain.blocks if chain else 0,
+            "audit_head": str(chain.head.head) if chain and chain.head else None,
+            "transfers_in_blocks": chain.transfers if chain else 0,
             **money("paid_in", report.paid_in_nanos),
             **money("charged", report.charged_nanos),
             **money("shortfall", report.shortfall_nanos),
+            **money("frozen", report.frozen_nanos),
+            "recovered_events": report.recovered_events,
             "seconds": round(report.seconds, 3),
             "difference_count": report.difference_count,
             "skipped": report.skipped,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -15,9 +15,20 @@ from gateway.cli.main import DIFFERENCES
 from gateway.cli.output import money, show_record
 from gateway.cli.place import Place, operator
 from gateway.control import organizations
-from ledger.core.money import format_usd
+from ledger.core.meters import Meter
+from ledger.core.money import NANOS_PER_USD
 from ledger.statement import Purchase, Statement
 from ledger.statement import statement as draw_up
+
+_WORDS: Final = {
+    Meter.PROMPT: "prompt tokens",
+    Meter.CACHED_PROMPT: "cached prompt tokens",
+    Meter.COMPLETION: "completion tokens",
+    Meter.REASONING: "reasoning tokens",
+    Meter.REQUEST: "flat price",
+    Meter.IMAGE: "images",
+    Meter.AUDIO_SECOND: "seconds of audio",
+}
 
 
 def month(text: str) -> date:
@@ -118,52 +129,55 @@ def _corrections(found: Statement) -> dict[str, Any]:
 
 
 def _show(place: Place, found: Statement, name: str) -> None:
-    """For people: dollars alone, and only what there was."""
-    until = "" if found.over else " (so far)"
-    parts = _parts(found)
-    sections: dict[str, tuple[str, ...]] = {}
+    """For people: dollars alone, one under the other, and only what there was."""
     record: dict[str, Any] = {
-        "opening": _usd(found.opening_nanos),
-        "paid in": _usd(found.paid_in_nanos),
-        "charged": _usd(-found.charged_nanos),
-        "closing": _usd(found.closing_nanos),
+        "month": f"{found.since:%B %Y} (UTC)" + ("" if found.over else ", so far"),
+        **_aligned(
+            {
+                "opening": found.opening_nanos,
+                "paid in": found.paid_in_nanos,
+                "charged": -found.charged_nanos,
+                "closing": found.closing_nanos,
+            }
+        ),
     }
-    if found.payments:
-        record["Paid in"] = [
-            {"booked": row["booked_at"], "payment": row["id"], "usd": row["amount_usd"], "note": row["note"]}
-            for row in parts["payments"]
-        ]
-        sections["Paid in"] = ("booked", "payment", "usd", "note")
-    if found.purchases:
-        record["Bought"] = [row for purchase in found.purchases for row in _purchase_rows(purchase)]
-        sections["Bought"] = ("endpoint", "alias", "what", "units", "usd")
-    if found.corrections.count:
-        record["Corrections (within the charges)"] = {
+    lists: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
+        "Paid in": (
+            [
+                {"booked": paid.booked_at, "payment": paid.id, "usd": _usd(paid.amount_nanos), "note": paid.note}
+                for paid in found.payments
+            ],
+            ("booked", "payment", "usd", "note"),
+        ),
+        "Bought": (
+            [row for purchase in found.purchases for row in _purchase_rows(purchase)],
+            ("endpoint", "alias", "what", "units", "usd"),
+        ),
+    }
+    groups: dict[str, dict[str, Any]] = {
+        "Corrections (within the charges)": {
             "requests": found.corrections.count,
-            "raised": _usd(found.corrections.raised_nanos),
-            "refunded": _usd(-found.corrections.refunded_nanos),
-        }
-        sections["Corrections (within the charges)"] = ()
-    if found.shortfall_nanos:
-        record["Borne by the platform"] = {
-            "requests": found.short_requests,
-            "not covered by credit": _usd(found.shortfall_nanos),
-        }
-        sections["Borne by the platform"] = ()
-    record["Credit now"] = {
-        "available": _usd(found.available_nanos),
-        "escrow": _usd(found.escrow_nanos),
-        "frozen": _usd(found.frozen_nanos),
+            **_aligned({"raised": found.corrections.raised_nanos, "refunded": -found.corrections.refunded_nanos}),
+        },
+        "Borne by the platform": {"requests": found.short_requests, "usd": _usd(found.shortfall_nanos)},
+        "Credit now": _aligned(
+            {"available": found.available_nanos, "escrow": found.escrow_nanos, "frozen": found.frozen_nanos}
+        ),
     }
-    sections["Credit now"] = ()
-    show_record(place, record, title=f"{name}, {found.since:%B %Y}{until}", sections=sections)
+    sections: dict[str, tuple[str, ...]] = {}
+    for title, (rows, columns) in lists.items():
+        record[title], sections[title] = _flush_right(rows), columns
+    for title, group in groups.items():
+        if group.get("requests") != 0:
+            record[title], sections[title] = group, ()
+    show_record(place, record, title=name, sections=sections)
 
 
 def _purchase_rows(purchase: Purchase) -> Iterator[dict[str, Any]]:
     """The lines of one purchase; they add up to the last one."""
     names = {"endpoint": purchase.endpoint_id or "-", "alias": purchase.alias or "-"}
     for line in purchase.lines:
-        yield {**names, "what": line.meter.value, "units": f"{line.units:,}", "usd": format_usd(line.list_nanos)}
+        yield {**names, "what": _WORDS[line.meter], "units": f"{line.units:,}", "usd": _usd(line.list_nanos)}
         names = {"endpoint": " ", "alias": " "}
     for what, nanos in (
         ("rounding", purchase.rounding_nanos),
@@ -171,14 +185,22 @@ def _purchase_rows(purchase: Purchase) -> Iterator[dict[str, Any]]:
         ("not covered", -purchase.shortfall_nanos),
     ):
         if nanos:
-            yield {**names, "what": what, "units": " ", "usd": format_usd(nanos)}
-    yield {
-        **names,
-        "what": "requests",
-        "units": f"{purchase.requests:,}",
-        "usd": f"= {format_usd(purchase.amount_nanos)}",
-    }
+            yield {**names, "what": what, "units": " ", "usd": _usd(nanos)}
+    yield {**names, "what": "= charged", "units": f"{purchase.requests:,} requests", "usd": _usd(purchase.amount_nanos)}
 
 
 def _usd(nanos: int) -> str:
-    return f"{format_usd(nanos)} USD"
+    """Dollars with all nine places, so that they can stand one under the other."""
+    dollars, rest = divmod(abs(nanos), NANOS_PER_USD)
+    return f"{'-' if nanos < 0 else ''}{dollars:,}.{rest:09}"
+
+
+def _aligned(amounts: dict[str, int]) -> dict[str, str]:
+    texts = {name: _usd(nanos) for name, nanos in amounts.items()}
+    width = max(map(len, texts.values()))
+    return {name: f"{text:>{width}} USD" for name, text in texts.items()}
+
+
+def _flush_right(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    width = max((len(row["usd"]) for row in rows), default=0)
+    return [{**row, "usd": row["usd"].rjust(width)} for row in rows]

@@ -2,8 +2,8 @@
 
 Floor: cli. Modules are imported when their command is called, so that ``--help`` and a worker's start stay quick.
 
-Exit statuses: 0 done; 1 refused or not found; 2 wrong usage or a wrong setting; 3 the audit found differences;
-4 a service can't be reached (a retry is safe); 70 a bug of ours; 130 interrupted.
+Exit statuses: 0 done; 1 refused or not found; 2 wrong usage or a wrong setting; 3 differences in the books or
+something that needs a person; 4 a service can't be reached (a retry is safe); 70 a bug of ours; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "credit": ("credit", "credit", "Credit: pay in, show the balance."),
     "endpoint": ("endpoint", "endpoint", "Endpoints and the backends behind them."),
     "price": ("price", "price", "Price cards of endpoints."),
+    "discount": ("discount", "discount", "Discounts of organizations."),
     "receipt": ("receipt", "receipt", "What one request held, used and cost."),
-    "ledger": ("ledger", "ledger", "The books: audit."),
+    "ledger": ("ledger", "ledger", "The books: status, audit, statements, exports."),
 }
 
 
@@ -63,8 +64,8 @@ class _LateGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=(
         "Commands find the stack by --data-dir (what `up` wrote there), by --database-url and --redis-url, or by "
-        "DATABASE_URL and REDIS_URL. Exit statuses: 0 done, 1 refused or not found, 2 wrong usage, 3 the audit found "
-        "differences, 4 a service can't be reached."
+        "DATABASE_URL and REDIS_URL. Exit statuses: 0 done, 1 refused or not found, 2 wrong usage, 3 differences in "
+        "the books or something that needs a person, 4 a service can't be reached."
     ),
 )
 @click.option("--debug", is_flag=True, help="Show the stack trace of an unexpected error.")

@@ -93,6 +93,8 @@ def _lines(record: Mapping[str, Any], *, title: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in _for_people(record).items():
         table.add_row(name, _cell(value))
     return table
