@@ -346,7 +346,7 @@ async def test_old_transfers_without_a_block_need_a_person(books: Books) -> None
     assert sealed["audit_block"]["head"] == head
     await books.world.pool.execute(
         """INSERT INTO ledger.transfer (id, id_time, kind, debit_account, credit_account, amount_nanos, event_id)
-           SELECT 'tx_' || right(id, 26), ledger.id_time(id), 'top_up', 1, 3, 1, id FROM (VALUES ($1::text)) AS x (id)""",
+           SELECT 'tx_' || right(id, 26), ledger.id_time(id), 'top_up', 1, 3, 1, id FROM (VALUES ($1)) AS x (id)""",
         await books.world.hold(org=books.org),
     )
     async with connected(books.url) as conn, conn.transaction():
