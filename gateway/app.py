@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from backends.openai_http import HttpLimits, OpenAIHttpBackend
@@ -38,6 +39,7 @@ from ledger.journal import Journal
 from ledger.outbox import SettlementOutbox
 from ledger.outbox_books import LedgerBooks
 from ledger.partitions import MonthKeeper
+from ledger.recovery import carry_holds
 
 log = logging.getLogger("pareta.worker")
 
@@ -47,6 +49,7 @@ HOUSEKEEPING_S = 0.5
 ACCEPTED_GRACE_S = 0.25
 LEDGER_CONNECTIONS = 4
 POOL_CLOSE_S = 2.0
+REDELIVER_AFTER_S = 30.0
 JOURNAL_WAIT_S = 10.0
 """A predecessor that was killed may take a moment to be gone."""
 
@@ -98,6 +101,7 @@ class Worker:
         *,
         settings: Settings,
         feed: StateFeed,
+        pool: Pool,
         counter: CreditCounter,
         cover: Cover,
         outbox: SettlementOutbox,
@@ -111,7 +115,12 @@ class Worker:
         self._outbox = outbox
         self._metrics = metrics
         self._request_log = request_log
-        self.watch = Watch(counter, heartbeat_s=settings.hold_heartbeat_s, expires_in_s=settings.hold_expiry_s)
+        self.watch = Watch(
+            counter,
+            partial(carry_holds, pool),
+            heartbeat_s=settings.hold_heartbeat_s,
+            expires_in_s=settings.hold_expiry_s,
+        )
         self.settler = Settler(outbox)
         self.pipeline = Pipeline(
             Stages(
@@ -198,7 +207,14 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
         journals = settings.data_path / "journal"
         journal = await Journal.open(journals / f"worker-{slot}", wait_s=JOURNAL_WAIT_S)
         books = LedgerBooks(pool, MonthKeeper(), counter)
-        outbox = SettlementOutbox(journal, counter, books, on_settled=metrics.settled)
+        outbox = SettlementOutbox(
+            journal,
+            counter,
+            books,
+            on_settled=metrics.settled,
+            # What Redis lost has to be found before its credit is released.
+            redeliver_after_s=min(REDELIVER_AFTER_S, settings.epoch_grace_s / 4),
+        )
         stack.push_async_callback(outbox.close)
         await outbox.recover()
         if slot == 0:
@@ -221,6 +237,7 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
         worker = Worker(
             settings=settings,
             feed=feed,
+            pool=pool,
             counter=counter,
             cover=cover,
             outbox=outbox,

@@ -94,20 +94,26 @@ class Cover:
         return await asyncio.shield(desk.next_round)
 
     async def extend(self, hold_id: str, org_id: str, total_nanos: int) -> bool:
-        """Raise what a hold reserves, with more escrow if need be. False: it is not covered, or nobody knows."""
+        """Raise what a hold reserves to ``total_nanos``, with more escrow if need be.
+
+        Returns:
+            False: there is not so much credit, or no such hold.
+
+        Raises:
+            CounterUnavailable: nobody knows; repeat it.
+        """
         for _ in range(_EXTEND_ATTEMPTS):
-            try:
-                verdict = await self._counter.extend(hold_id, org_id, total_nanos=total_nanos)
-            except CounterUnavailable:
-                return False
+            verdict = await self._counter.extend(hold_id, org_id, total_nanos=total_nanos)
             if isinstance(verdict, Extended):
                 return True
             if not isinstance(verdict, OutOfCredit):
                 return False
             covered = await self.cover(org_id, total_nanos - verdict.available_nanos, verdict)
-            if covered.answer is not Answer.GRANTED:
+            if covered.answer is Answer.EXHAUSTED:
                 return False
-        return False
+            if covered.answer is not Answer.GRANTED:
+                break
+        raise CounterUnavailable("busy", "Postgres could not be asked for more credit")
 
     async def _round(self, org_id: str, desk: _Desk, short: OutOfCredit) -> Covered:
         async with desk.turn:  # one round at a time; who comes during this one waits for the next

@@ -8,6 +8,7 @@ credit, Postgres is asked for more; only when that has none is the request cut t
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -128,7 +129,6 @@ def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, defaults: Li
     assert endpoint is not None
     assert card is not None
     assert exchange.kind is not None
-    info = {"key": key.id, "endpoint": endpoint.id, "card": card.id, "route": exchange.kind.value}
     return Admission(
         hold_id=exchange.request_id,
         org_id=key.org_id,
@@ -138,10 +138,28 @@ def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, defaults: Li
         expires_in_s=expires_in_s,
         rates=rate_limits(key, defaults, plan.tokens_estimated),
         opens=open_limits(key, defaults),
-        info=orjson.dumps({**info, **exchange.discount_info(), "started_ms": exchange.started_ms, "outcome": "reaped"}),
+        info=orjson.dumps(admission_info(exchange)),
         claim=exchange.claim,
         clamp=False,
     )
+
+
+def admission_info(exchange: Exchange) -> dict[str, Any]:
+    """What is known of a hold before its work is done, for the books, should nobody be left to settle it."""
+    key, endpoint, card = exchange.key, exchange.endpoint, exchange.card
+    assert key is not None
+    assert endpoint is not None
+    assert card is not None
+    assert exchange.kind is not None
+    return {
+        "key": key.id,
+        "endpoint": endpoint.id,
+        "card": card.id,
+        "route": exchange.kind.value,
+        **exchange.discount_info(),
+        "started_ms": exchange.started_ms,
+        "outcome": "reaped",
+    }
 
 
 def rate_limits(key: Key, defaults: Limits, tokens: int) -> tuple[RateLimit, ...]:

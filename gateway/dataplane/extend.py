@@ -19,7 +19,7 @@ from backends.wire.usage import Observed
 from gateway.core.exchange import Exchange
 from gateway.dataplane.settle import delivered_nanos
 from ledger.core.pricing import UNITS_PER_RATE
-from ledger.counter import CounterUnavailable, CreditCounter, Extended
+from ledger.counter import CounterUnavailable
 
 PATIENCE_S = 2.0
 """How long a delta may be kept back until its credit is there; below every bound on an engine's silence."""
@@ -39,21 +39,6 @@ class CreditSource(Protocol):
         Raises:
             CounterUnavailable: nobody knows; it is asked again. The total makes a repeat harmless.
         """
-
-
-class CounterCredit:
-    """The credit that is in Redis.
-
-    Args:
-        counter: it.
-    """
-
-    def __init__(self, counter: CreditCounter) -> None:
-        self._counter = counter
-
-    async def extend(self, hold_id: str, org_id: str, total_nanos: int) -> bool:
-        """See `CreditSource`."""
-        return isinstance(await self._counter.extend(hold_id, org_id, total_nanos=total_nanos), Extended)
 
 
 class Extension:

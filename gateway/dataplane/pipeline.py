@@ -25,7 +25,6 @@ from gateway.core.ports import Recorder, StateView
 from gateway.core.state import Limits, Scope
 from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
 from gateway.dataplane.authenticate import authenticate, may_be_ours
-from gateway.dataplane.extend import CounterCredit, CreditSource
 from gateway.dataplane.finish import finish_stream, finish_whole
 from gateway.dataplane.models import list_models, retrieve_model
 from gateway.dataplane.relay import Answer, Interrupted, Patience, Relay
@@ -64,7 +63,6 @@ class Stages:
     settler: Settler
     watch: Watch
     recorder: Recorder
-    credit: CreditSource | None = None
     """Where a stream that outgrows its hold gets more; by default the counter itself."""
 
 
@@ -82,7 +80,6 @@ class Pipeline:
             tokens_per_minute=stages.settings.key_tokens_per_minute or None,
             concurrent=stages.settings.key_concurrent or None,
         )
-        self._credit = stages.credit or CounterCredit(stages.counter)
         self.is_ready = False
 
     async def serve(self, request: Request, reply: Reply) -> None:
@@ -228,7 +225,7 @@ class Pipeline:
         assert ask is not None
         if ask.stream and rate_nanos:
             tokens_held = held.tokens_granted * ask.completions
-            relay.bound(self._credit, tokens_held=tokens_held, rate_nanos=-(-rate_nanos // ask.completions))
+            relay.bound(self._stages.cover, tokens_held=tokens_held, rate_nanos=-(-rate_nanos // ask.completions))
 
     async def _ask_replicas(self, exchange: Exchange, relay: Relay, request: InferenceRequest) -> Answer:
         """Ask one replica after another until one answers; a failure that another may not have lets it go on."""

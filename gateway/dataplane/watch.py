@@ -1,7 +1,8 @@
 """The watch: one clock for all connections and exchanges of a worker.
 
 Floor: dataplane. Timers per stream would cost more than the streams: one task looks at all of them a few times a
-second, and sends the delivered-so-far of every hold in one call every few seconds.
+second, and sends the delivered-so-far of every hold in one call every few seconds. A stream whose hold was lost with
+Redis goes on; Postgres carries its hold from then on.
 """
 
 from __future__ import annotations
@@ -9,18 +10,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import orjson
 
 from gateway.core import errors
-from gateway.core.exchange import Ending
+from gateway.core.exchange import Ending, Exchange
+from gateway.dataplane.admit import admission_info
 from gateway.dataplane.relay import Relay
 from gateway.dataplane.server import Connection, Shared
 from gateway.dataplane.settle import accrued
 from ledger.counter import Beat, CounterUnavailable, CreditCounter
+from ledger.errors import LedgerError
+from ledger.recovery import CarriedBeat
 
 TICK_S = 0.25
 REMEMBER_S = 30.0
 """How long a revoked key is remembered for requests that were let in just before; longer than any wait for a hold."""
 log = logging.getLogger("pareta.watch")
+
+Carry = Callable[[Sequence[CarriedBeat]], Awaitable[None]]
 
 
 class Watch:
@@ -28,12 +37,14 @@ class Watch:
 
     Args:
         counter: gets the heartbeats.
+        carry: gets those of holds that Redis has lost.
         heartbeat_s: time between them.
         expires_in_s: how long a hold lives after one.
     """
 
-    def __init__(self, counter: CreditCounter, *, heartbeat_s: float, expires_in_s: float) -> None:
+    def __init__(self, counter: CreditCounter, carry: Carry, *, heartbeat_s: float, expires_in_s: float) -> None:
         self._counter = counter
+        self._carry = carry
         self._heartbeat_s = heartbeat_s
         self._expires_in_s = expires_in_s
         self._beating: asyncio.Task[None] | None = None
@@ -87,12 +98,27 @@ class Watch:
         try:
             beats = [beat for relay in self.relays if (beat := self._beat_of(relay)) is not None]
             if beats:
-                await self._counter.heartbeat(beats)
-        except CounterUnavailable as error:
+                lost = await self._counter.heartbeat(beats)
+                await self._carry_lost({beat.hold_id: beat for beat in beats if beat.hold_id in lost})
+        except (CounterUnavailable, LedgerError) as error:
             # The next beat comes in seconds; a hold outlives several missed ones.
             log.warning("heartbeat not delivered: %s", error)
         except Exception:
             log.exception("heartbeat failed")
+
+    async def _carry_lost(self, lost: dict[str, Beat]) -> None:
+        """Have Postgres keep the holds of a lost epoch. Others were reaped: their settlement will correct that."""
+        carried = []
+        for relay in self.relays:
+            exchange = relay.exchange
+            beat = lost.get(exchange.request_id)
+            if beat is None or exchange.ending is not None:
+                continue
+            shard = self._counter.shard_of(beat.org_id)
+            if exchange.held_epoch != self._counter.epoch_of(shard):
+                carried.append(_carried(exchange, beat, shard))
+        if carried:
+            await self._carry(carried)
 
     def _beat_of(self, relay: Relay) -> Beat | None:
         exchange = relay.exchange
@@ -100,3 +126,16 @@ class Watch:
             return None
         amount_nanos, usage = accrued(exchange, relay.observed())
         return Beat(exchange.request_id, exchange.key.org_id, amount_nanos, usage, self._expires_in_s)
+
+
+def _carried(exchange: Exchange, beat: Beat, shard: int) -> CarriedBeat:
+    return CarriedBeat(
+        hold_id=beat.hold_id,
+        org_id=beat.org_id,
+        shard=shard,
+        epoch=exchange.held_epoch,
+        held_nanos=exchange.held_nanos or 0,
+        accrued_nanos=beat.accrued_nanos,
+        info=orjson.dumps({**admission_info(exchange), **orjson.loads(beat.usage_json)}),
+        expires_in_s=beat.expires_in_s,
+    )
