@@ -162,6 +162,12 @@ async def release_due(pool: Pool, shard: int) -> Released:
         nanos += sum(released.values())
         organizations += len(released)
     async with transaction(pool, "note what was released") as conn:
+        # Locked first, so that what follows sees what others have noted.
+        await conn.execute(
+            """SELECT 1 FROM ledger.epoch WHERE shard = $1 AND closes IS NOT NULL AND released_at IS NULL
+                ORDER BY number FOR NO KEY UPDATE""",
+            shard,
+        )
         done = await conn.fetch(query("finish_epochs"), shard)
         epochs = tuple(row["closes"] for row in done if row["finished"])
         if nanos or epochs:
