@@ -64,8 +64,11 @@ async def _in_redis(world: World) -> list[str]:
             prefix = "pareta:{%d}:" % shard  # noqa: UP031 - braces are Redis's own here
             if n := await client.zcard(prefix + "expiry"):
                 found.append(f"holds: {n}")
-            if n := await client.xlen(prefix + "events"):
-                found.append(f"events to be booked: {n}")
+            epoch, seq = (int(value or 0) for value in await client.hmget(prefix + "meta", "epoch", "seq"))
+            async with world.sql() as conn:
+                at = await conn.fetchrow("SELECT epoch, seq FROM ledger.reconcile_checkpoint WHERE shard = $1", shard)
+            if at is None or (at["epoch"], at["seq"]) != (epoch, seq):
+                found.append(f"events to be booked: Redis is at {seq} of epoch {epoch}, the books at {at}")
     finally:
         await client.aclose()
     return found

@@ -50,8 +50,8 @@ WANTED: dict[str, Any] = {
     "drain_timeout_s": 10.0,
     "resync_s": 3.0,
     "max_staleness_s": 30.0,
-    "redis_timeout_s": 1.0,
-    "postgres_timeout_s": 3.0,
+    "redis_timeout_s": 2.0,
+    "postgres_timeout_s": 4.0,
     "write_timeout_s": 8.0,
     "epoch_grace_s": GRACE_S,
     # Escrow in slices, all as small and quick as they may be.
