@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,9 +17,10 @@ from typing import Final
 from ledger.block_values import Head
 from ledger.blocks import ChainReport, verify_chain
 from ledger.booking import quantities_of
-from ledger.core.pricing import PriceCard, charge_nanos
+from ledger.core.pricing import Discount, PriceCard, charge_nanos
 from ledger.counter_values import AccountState, CounterUnavailable
 from ledger.database import Pool, PooledConnection, Record, acquired
+from ledger.discounts import discount_of
 from ledger.epochs import never_used
 from ledger.prices import card_of
 from ledger.queries import query
@@ -29,6 +30,9 @@ MOST_LISTED: Final = 100
 """Differences listed per check; all of them are counted."""
 
 QUERY_TIMEOUT_S: Final = 3600.0
+LATE_DISCOUNT_MS: Final = 300_000
+"""How long after its end a discount may still have been given: by a worker that was cut off from the news."""
+
 _PREFETCH: Final = 2000
 _RETRY_S: Final = 0.1
 
@@ -42,7 +46,7 @@ SQL_CHECKS: Final[Mapping[str, str]] = {
     "anomalies": "Nothing was set aside that nobody has resolved",
 }
 CHAIN: Final = "No transfer of a closed audit block was changed, added or deleted since"
-CHARGES: Final = "Every charge is its usage times its price card"
+CHARGES: Final = "Every charge is its usage times its price card, less the discount that was in force"
 REDIS: Final = "Redis holds what Postgres granted less what was charged, and each account adds up"
 
 
@@ -196,8 +200,13 @@ def _check_chain(chain: ChainReport) -> Check:
 async def _check_charges(conn: PooledConnection) -> Check:
     check = Check("charges", CHARGES)
     cards = {row["id"]: card_of(row) for row in await conn.fetch("SELECT * FROM ledger.price_card")}
+    discounts: dict[str, list[Discount]] = {}
+    for row in await conn.fetch("SELECT * FROM ledger.discount"):
+        discounts.setdefault(row["org_id"], []).append(discount_of(row))
     async for row in conn.cursor(query("audit_usage"), prefetch=_PREFETCH, timeout=QUERY_TIMEOUT_S):
         _check_charge(check, row, cards)
+        if row["discount_bps"]:
+            _check_discount(check, row, discounts.get(row["org_id"], ()))
     return check
 
 
@@ -217,7 +226,7 @@ def _check_charge(check: Check, row: Record, cards: Mapping[str, PriceCard]) -> 
         check.differ(
             row["hold_id"], expected=card.endpoint_id, found=row["endpoint_id"], note="price card of another endpoint"
         )
-    expected_nanos = charge_nanos(card, quantities)
+    expected_nanos = charge_nanos(card, quantities, discount_bps=row["discount_bps"])
     if expected_nanos != charged_nanos:
         check.differ(
             row["hold_id"],
@@ -225,6 +234,22 @@ def _check_charge(check: Check, row: Record, cards: Mapping[str, PriceCard]) -> 
             found=charged_nanos,
             note="charge plus shortfall is not usage times price",
         )
+
+
+def _check_discount(check: Check, row: Record, discounts: Iterable[Discount]) -> None:
+    """A discount that was given must have been the organization's, and in force when the request began."""
+    started_ms = round(row["started_at"].timestamp() * 1000)
+    for given in discounts:
+        is_for_it = given.bps == row["discount_bps"] and given.endpoint_id in (None, row["endpoint_id"])
+        end_ms = started_ms if given.effective_to_ms is None else given.effective_to_ms + LATE_DISCOUNT_MS
+        if is_for_it and given.effective_from_ms <= started_ms <= end_ms:
+            return
+    check.differ(
+        row["hold_id"],
+        expected="a discount in force when the request began",
+        found=f"{row['discount_bps']} basis points",
+        note="no such discount",
+    )
 
 
 async def _check_redis(conn: PooledConnection, redis: RedisPicture) -> Check:

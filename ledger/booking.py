@@ -16,6 +16,7 @@ import orjson
 
 from ledger.core.ids import id_time_ms
 from ledger.core.meters import Meter
+from ledger.core.pricing import WHOLE_BPS
 from ledger.counter_values import LedgerEvent
 from ledger.partitions import END_MS, FIRST_MS, month_of, time_of_ms
 
@@ -45,6 +46,7 @@ STAGED_COLUMNS: Final = (
     *("alias", "outcome", "status", "source"),
     *METER_COLUMNS.values(),
     *(
+        "discount_bps",
         "held_nanos",
         "amount_nanos",
         "shortfall_nanos",
@@ -246,6 +248,7 @@ def row_of(event: LedgerEvent) -> Row:
         _status(info.get("status")),
         _text(info.get("source")),
         *[_quantity(quantities.get(name)) for name in _METER_NAMES],
+        _discount(info.get("discount_bps")),
         event.held_nanos,
         event.amount_nanos,
         event.short_nanos,
@@ -296,6 +299,10 @@ def _status(value: object) -> int | None:
 
 def _quantity(value: object) -> int:
     return value if type(value) is int and 0 <= value <= _MAX_BIGINT else 0
+
+
+def _discount(value: object) -> int:
+    return value if type(value) is int and 0 <= value <= WHOLE_BPS else 0
 
 
 def _moment(value: object) -> datetime | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from ledger import accounts, epochs, grants, prices, receipts, recovery
+from ledger import accounts, discounts, epochs, grants, prices, receipts, recovery
 from ledger.accounts import Balance, Credit, TopUp
 from ledger.core.meters import Meter
-from ledger.core.pricing import PriceCard
+from ledger.core.pricing import Discount, PriceCard
 from ledger.database import Pool, open_pool
 from ledger.epochs import EpochMismatch, EpochStory, GuardianEvent
 from ledger.grants import Delivery, Grant, GrantTaker
@@ -127,6 +127,26 @@ class Ledger:
     ) -> dict[str, tuple[PriceCard, ...]]:
         """Present and future cards by endpoint, each oldest first."""
         return await prices.current_cards(self._pool, at, endpoint_id=endpoint_id)
+
+    async def set_discount(
+        self, org_id: str, bps: int, *, endpoint_id: str | None = None, effective_from: datetime | None = None
+    ) -> Discount:
+        """Give an organization a discount from a moment on. See ``discounts.set_discount``."""
+        return await discounts.set_discount(
+            self._pool, org_id=org_id, bps=bps, endpoint_id=endpoint_id, effective_from=effective_from
+        )
+
+    async def end_discount(
+        self, org_id: str, *, endpoint_id: str | None = None, effective_to: datetime | None = None
+    ) -> Discount:
+        """Close the discount that is open. See ``discounts.end_discount``."""
+        return await discounts.end_discount(
+            self._pool, org_id=org_id, endpoint_id=endpoint_id, effective_to=effective_to
+        )
+
+    async def discounts(self, org_id: str) -> list[Discount]:
+        """Every discount an organization ever had."""
+        return await discounts.discounts(self._pool, org_id)
 
     async def receipt(self, request_id: str, *, wait_s: float = 0.0) -> Receipt | None:
         """What one request held, used and cost; None if the books have none within ``wait_s``."""

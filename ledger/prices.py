@@ -21,6 +21,11 @@ from ledger.errors import LedgerConflict, LedgerRefused
 MAX_RATE_NANOS = 10**13
 """Ten thousand dollars per million tokens, or per request: dearer is a slip of the pen, and this keeps sums exact."""
 
+MAX_UNIT_RATE_NANOS = 10**16
+"""Ten dollars for an image or a second of audio, whose rates are per million units like the others."""
+
+_UNIT_METERS = frozenset({Meter.IMAGE, Meter.AUDIO_SECOND})
+
 SAME_MOMENT_MS = 10
 """Two changes within this time follow each other instead of colliding."""
 
@@ -33,7 +38,8 @@ async def set_price(
     """Give an endpoint a price from a moment on, closing the card that is open.
 
     Args:
-        rates: nano-USD per million units; ``Meter.REQUEST``: nano-USD per request. 0 to ``MAX_RATE_NANOS``.
+        rates: nano-USD per million units; ``Meter.REQUEST``: nano-USD per request. 0 to ``MAX_RATE_NANOS``
+            (images and audio: ``MAX_UNIT_RATE_NANOS``).
         effective_from: aware; ``None`` is now. Only an endpoint's first card may begin in the past.
 
     Returns:
@@ -71,8 +77,9 @@ def _checked(rates: Mapping[Meter, int]) -> dict[Meter, int]:
     if not checked:
         raise LedgerRefused("A price card needs at least one rate; for a free endpoint set one to 0.")
     for meter, rate in checked.items():
-        if isinstance(rate, bool) or not isinstance(rate, int) or not 0 <= rate <= MAX_RATE_NANOS:
-            raise LedgerRefused(f"The rate of {meter} must be a whole number from 0 to {MAX_RATE_NANOS} nano-USD.")
+        most = MAX_UNIT_RATE_NANOS if meter in _UNIT_METERS else MAX_RATE_NANOS
+        if isinstance(rate, bool) or not isinstance(rate, int) or not 0 <= rate <= most:
+            raise LedgerRefused(f"The rate of {meter} must be a whole number from 0 to {most} nano-USD.")
     return checked
 
 

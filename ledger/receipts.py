@@ -54,7 +54,7 @@ class Receipt:
 
     ``kind``: how its hold ended (``settle``, ``void``, ``reap``; ``late`` when a settlement corrected a reap).
     ``charged_nanos`` is the sum of ``transfers``; with ``shortfall_nanos`` (what the account could not pay) it is the
-    price of ``lines``. ``source``: ``reported``, ``counted`` or ``estimated``.
+    price of ``lines`` less ``discount_bps`` (basis points). ``source``: ``reported``, ``counted`` or ``estimated``.
     """
 
     request_id: str
@@ -74,6 +74,7 @@ class Receipt:
     held_nanos: int
     charged_nanos: int
     shortfall_nanos: int
+    discount_bps: int
     transfers: tuple[ReceiptTransfer, ...]
     created_at: datetime
     started_at: datetime | None
@@ -160,6 +161,7 @@ def _receipt(revisions: Sequence[Record]) -> Receipt:
         held_nanos=last["held_nanos"],
         charged_nanos=sum(row["amount_nanos"] for row in revisions),
         shortfall_nanos=last["shortfall_nanos"],
+        discount_bps=last["discount_bps"],
         transfers=tuple(
             ReceiptTransfer(
                 id=row["transfer_id"],

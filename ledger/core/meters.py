@@ -23,6 +23,10 @@ class Meter(StrEnum):
     AUDIO_SECOND = "audio_second"
 
 
+TOKEN_METERS = frozenset({Meter.PROMPT, Meter.CACHED_PROMPT, Meter.COMPLETION, Meter.REASONING})
+"""Those that count tokens."""
+
+
 class UsageSource(StrEnum):
     """Where the quantities come from, best first."""
 

@@ -1,19 +1,23 @@
-"""Price cards, charges and the upper bound that a hold reserves.
+"""Price cards, discounts, charges and the upper bound that a hold reserves.
 
 Floor: ``ledger.core`` (pure). Rates are integers: nano-USD per *million* units for every meter except ``REQUEST``,
-which is nano-USD per request. A charge is one exact integer sum, rounded up once to a nano. A quote is the same
-arithmetic with bounds in place of quantities, split so that a Redis script can finish it without ever passing 2^53.
+which is nano-USD per request. A charge is one exact integer sum, less its discount in basis points, rounded up once to
+a nano. A quote is the same arithmetic with bounds in place of quantities, split so that a Redis script can finish it
+without ever passing 2^53.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ledger.core.meters import Meter
 
 UNITS_PER_RATE = 1_000_000
 """Token-like rates are per this many units."""
+
+WHOLE_BPS = 10_000
+"""A discount of so many basis points is the whole price."""
 
 _FALLBACK = {Meter.CACHED_PROMPT: Meter.PROMPT, Meter.REASONING: Meter.COMPLETION}
 """A meter without a rate of its own costs as much as this one."""
@@ -31,6 +35,26 @@ class PriceCard:
     rates: Mapping[Meter, int]
     effective_from_ms: int
     effective_to_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Discount:
+    """What an organization need not pay during ``[effective_from_ms, effective_to_ms)`` (Unix ms; ``None`` is open).
+
+    ``endpoint_id``: for this endpoint only; ``None`` is all of its endpoints that have no discount of their own.
+    ``bps``: basis points of the price, 0 to ``WHOLE_BPS``; 1250 is 12.5 %.
+    """
+
+    id: str
+    org_id: str
+    endpoint_id: str | None
+    bps: int
+    effective_from_ms: int
+    effective_to_ms: int | None
+
+    def is_in_force(self, at_ms: int) -> bool:
+        """Whether a request that starts at this moment gets it."""
+        return self.effective_from_ms <= at_ms and (self.effective_to_ms is None or at_ms < self.effective_to_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +77,59 @@ def rate_of(card: PriceCard, meter: Meter) -> int:
     return rate
 
 
-def charge_nanos(card: PriceCard, usage_quantities: Mapping[Meter, int]) -> int:
-    """What these quantities cost under this card: the exact sum, rounded up once to a nano-USD.
+def discount_at(discounts: Iterable[Discount], at_ms: int) -> Discount | None:
+    """The discount of a moment among those that fit an endpoint: its own before that of all, even if it is smaller."""
+    found = [discount for discount in discounts if discount.is_in_force(at_ms)]
+    return min(found, key=lambda discount: discount.endpoint_id is None, default=None)
+
+
+def charge_nanos(card: PriceCard, usage_quantities: Mapping[Meter, int], *, discount_bps: int = 0) -> int:
+    """What these quantities cost under this card: the exact sum less the discount, rounded up once to a nano-USD.
+
+    Args:
+        discount_bps: basis points that are not charged, 0 to ``WHOLE_BPS``.
 
     Raises:
-        ValueError: a quantity is negative.
+        ValueError: a quantity is negative, or the discount is out of bounds.
     """
     millionths = 0
     for meter, quantity in usage_quantities.items():
         if quantity < 0:
             raise ValueError(f"The quantity of {meter} is negative: {quantity}.")
-        per_unit = UNITS_PER_RATE if meter is Meter.REQUEST else 1
-        millionths += rate_of(card, meter) * quantity * per_unit
-    return _ceil_millionth(millionths)
+        millionths += _millionths(card, meter, quantity)
+    return _discounted(millionths, discount_bps)
 
 
-def quote(card: PriceCard, *, prompt_tokens_bound: int, completions: int) -> Quote:
+def quote(
+    card: PriceCard,
+    *,
+    prompt_tokens_bound: int,
+    completions: int,
+    images: int = 0,
+    audio_seconds: int = 0,
+    discount_bps: int = 0,
+) -> Quote:
     """The upper bound of what a request may cost, before its completion tokens are chosen.
 
     Args:
         prompt_tokens_bound: no tokenizer of the backend counts more prompt tokens than this.
         completions: how many answers are asked for (``n``); 0 for work without completion tokens.
+        images, audio_seconds: what the request brings along.
+        discount_bps: as for `charge_nanos`.
 
     The bound holds however the backend splits prompt from cached prompt and completion from reasoning: the dearer
     rate of each pair counts. Rounding up both parts can only raise the sum.
     """
-    if prompt_tokens_bound < 0 or completions < 0:
+    if min(prompt_tokens_bound, completions, images, audio_seconds) < 0:
         raise ValueError("The bounds of a quote cannot be negative.")
     prompt_rate = max(rate_of(card, Meter.PROMPT), rate_of(card, Meter.CACHED_PROMPT))
     completion_rate = max(rate_of(card, Meter.COMPLETION), rate_of(card, Meter.REASONING))
+    fixed_millionths = prompt_rate * prompt_tokens_bound
+    for meter, quantity in ((Meter.REQUEST, 1), (Meter.IMAGE, images), (Meter.AUDIO_SECOND, audio_seconds)):
+        fixed_millionths += _millionths(card, meter, quantity)
     return Quote(
-        fixed_nanos=rate_of(card, Meter.REQUEST) + _ceil_millionth(prompt_rate * prompt_tokens_bound),
-        completion_rate_per_million_nanos=completion_rate * completions,
+        fixed_nanos=_discounted(fixed_millionths, discount_bps),
+        completion_rate_per_million_nanos=_discounted(completion_rate * completions * UNITS_PER_RATE, discount_bps),
     )
 
 
@@ -96,6 +141,17 @@ def hold_nanos(quote: Quote, tokens: int) -> int:
 def is_flat(card: PriceCard) -> bool:
     """Whether only the request itself is priced, whatever the tokens."""
     return all(rate == 0 or meter is Meter.REQUEST for meter, rate in card.rates.items())
+
+
+def _millionths(card: PriceCard, meter: Meter, quantity: int) -> int:
+    """The price of a quantity in millionths of a nano-USD, exactly."""
+    return rate_of(card, meter) * quantity * (UNITS_PER_RATE if meter is Meter.REQUEST else 1)
+
+
+def _discounted(millionths: int, discount_bps: int) -> int:
+    if not 0 <= discount_bps <= WHOLE_BPS:
+        raise ValueError(f"A discount is 0 to {WHOLE_BPS} basis points, not {discount_bps}.")
+    return -(-millionths * (WHOLE_BPS - discount_bps) // (UNITS_PER_RATE * WHOLE_BPS))
 
 
 def _ceil_millionth(millionths: int) -> int:

@@ -7,7 +7,16 @@ import pytest
 from ledger.core.ids import id_time_ms, is_request_id, request_id, short_id
 from ledger.core.meters import Meter
 from ledger.core.money import format_usd, micros_floor, parse_usd
-from ledger.core.pricing import PriceCard, Quote, charge_nanos, hold_nanos, is_flat, quote
+from ledger.core.pricing import (
+    Discount,
+    PriceCard,
+    Quote,
+    charge_nanos,
+    discount_at,
+    hold_nanos,
+    is_flat,
+    quote,
+)
 
 
 def card(**rates: int) -> PriceCard:
@@ -77,6 +86,29 @@ def test_a_meter_without_a_rate_falls_back() -> None:
     assert charge_nanos(prices, {Meter.REASONING: 2}) == 14
     assert charge_nanos(prices, {Meter.IMAGE: 9, Meter.AUDIO_SECOND: 9, Meter.REQUEST: 9}) == 0
     assert charge_nanos(card(prompt=5_000_000, cached_prompt=0), {Meter.CACHED_PROMPT: 2}) == 0
+
+
+def test_a_discount_by_hand() -> None:
+    """12.5 % off 213,007 nanos is 186,381.125, and a started nano counts; images and seconds have it too."""
+    prices = card(prompt=1_000_000_000, completion=2_000_000_000, request=7, image=2_000_000_000_000)
+    used = {Meter.PROMPT: 123, Meter.COMPLETION: 45, Meter.REQUEST: 1}
+    assert charge_nanos(prices, used, discount_bps=1_250) == 186_382
+    assert charge_nanos(prices, {Meter.IMAGE: 3}, discount_bps=5_000) == 3_000_000
+
+
+@pytest.mark.parametrize("bps", [-1, 10_001])
+def test_a_discount_out_of_bounds_is_a_bug(bps: int) -> None:
+    """Nobody is paid for a request, and nobody pays more than the price."""
+    with pytest.raises(ValueError, match="basis points"):
+        charge_nanos(card(prompt=1), {Meter.PROMPT: 1}, discount_bps=bps)
+
+
+def test_the_discount_of_the_endpoint_counts_before_that_of_all() -> None:
+    """Also if it is smaller, and only while it is in force: from its first millisecond, before its last."""
+    of_all = Discount("dc_all", "org", None, 5_000, 100, None)
+    own = Discount("dc_own", "org", "ep", 1_000, 200, 300)
+    found = {at: discount_at((of_all, own), at) for at in (99, 100, 199, 200, 299, 300)}
+    assert found == {99: None, 100: of_all, 199: of_all, 200: own, 299: own, 300: of_all}
 
 
 def test_a_negative_quantity_is_a_bug() -> None:
