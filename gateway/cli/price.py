@@ -6,7 +6,7 @@ Floor: cli. A price is never changed: the card in force is closed and the next o
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
@@ -14,10 +14,9 @@ import click
 from gateway.cli.endpoint import find_endpoint
 from gateway.cli.output import show_list, show_record
 from gateway.cli.place import Place, operator
-from gateway.cli.words import moment, usd
+from gateway.cli.words import UNIT_NAMES, moment, moment_of_ms, rate_text, usd
 from ledger.core.meters import Meter
-from ledger.core.money import format_usd
-from ledger.core.pricing import PriceCard
+from ledger.core.pricing import UNITS_PER_RATE, PriceCard
 
 _RATES = {
     Meter.PROMPT: "USD per million prompt tokens.",
@@ -25,8 +24,8 @@ _RATES = {
     Meter.COMPLETION: "USD per million completion tokens.",
     Meter.REASONING: "USD per million reasoning tokens; otherwise as --completion.",
     Meter.REQUEST: "USD per request, whatever its tokens.",
-    Meter.IMAGE: "USD per million images.",
-    Meter.AUDIO_SECOND: "USD per million seconds of audio.",
+    Meter.IMAGE: "USD per image in a prompt.",
+    Meter.AUDIO_SECOND: "USD per second of audio in a prompt; each piece is rounded up to whole seconds.",
 }
 _WHOSE = click.option("--org", "org", metavar="ORG", help="Whose endpoint, where several have the same name.")
 
@@ -53,7 +52,8 @@ async def set_(
     place: Place, /, reference: str, effective_from: datetime | None, org: str | None, **rates: int | None
 ) -> None:
     """Give an endpoint a price. The same price again changes nothing."""
-    asked = {Meter(name): rate for name, rate in rates.items() if rate is not None}
+    given = {Meter(name): rate for name, rate in rates.items() if rate is not None}
+    asked = {meter: rate * UNITS_PER_RATE if meter in UNIT_NAMES else rate for meter, rate in given.items()}
     if not asked:
         raise click.UsageError("Give at least one rate; for a free endpoint --request 0.")
     record = await find_endpoint(place, reference, org)
@@ -75,7 +75,7 @@ async def list_(place: Place, /, reference: str, org: str | None) -> None:
         place,
         [_record(card) for card in cards],
         columns=("id", "state", "effective_from", "effective_to", "rates_usd"),
-        title=f"Prices of {record.name} (USD per million units; request: per request)",
+        title=f"Prices of {record.name} (USD per million tokens, per request, per image, per second)",
         empty="It has no price yet and answers nothing before it has.",
     )
 
@@ -85,10 +85,10 @@ def _record(card: PriceCard) -> dict[str, Any]:
         "id": card.id,
         "endpoint_id": card.endpoint_id,
         "state": _state(card, time.time_ns() // 1_000_000),
-        "effective_from": _moment(card.effective_from_ms),
-        "effective_to": None if card.effective_to_ms is None else _moment(card.effective_to_ms),
+        "effective_from": moment_of_ms(card.effective_from_ms),
+        "effective_to": None if card.effective_to_ms is None else moment_of_ms(card.effective_to_ms),
         "rates_nanos": {meter.value: rate for meter, rate in card.rates.items()},
-        "rates_usd": {meter.value: format_usd(rate) for meter, rate in card.rates.items()},
+        "rates_usd": {meter.value: rate_text(meter, rate)[0] for meter, rate in card.rates.items()},
     }
 
 
@@ -96,7 +96,3 @@ def _state(card: PriceCard, now_ms: int) -> str:
     if card.effective_from_ms > now_ms:
         return "future"
     return "past" if card.effective_to_ms is not None and card.effective_to_ms <= now_ms else "current"
-
-
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)

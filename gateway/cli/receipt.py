@@ -11,8 +11,8 @@ import click
 
 from gateway.cli.output import money, show_record
 from gateway.cli.place import Place, operator
+from gateway.cli.words import percent_text, rate_text
 from gateway.control.database import NotFound
-from ledger.core.money import format_usd
 from ledger.receipts import Receipt
 
 
@@ -64,13 +64,15 @@ def _record(found: Receipt) -> dict[str, Any]:
                 "meter": line.meter.value,
                 "quantity": line.quantity,
                 "rate_nanos": line.rate_nanos,
-                "rate_usd": None if line.rate_nanos is None else format_usd(line.rate_nanos),
-                "per": "request" if line.meter.value == "request" else "million",
+                "rate_usd": None if line.rate_nanos is None else rate_text(line.meter, line.rate_nanos)[0],
+                "per": rate_text(line.meter, 0)[1],
             }
             for line in found.lines
         ],
         "price_card_id": found.price_card_id,
         "rates_nanos": None if card is None else {meter.value: rate for meter, rate in card.rates.items()},
+        "discount_bps": found.discount_bps,
+        "discount_percent": percent_text(found.discount_bps),
         **money("held", found.held_nanos),
         **money("charge", found.charged_nanos),
         **money("shortfall", found.shortfall_nanos),

@@ -12,7 +12,8 @@ from gateway.core import errors
 from gateway.core.errors import Refused
 from gateway.core.openai import Ask
 from gateway.core.state import Endpoint
-from ledger.core.pricing import PriceCard, Quote, quote
+from ledger.core.meters import Meter
+from ledger.core.pricing import PriceCard, Quote, quote, rate_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,17 @@ class Plan:
     room: int
 
 
-def plan(ask: Ask, endpoint: Endpoint, card: PriceCard) -> Plan:
+def plan(ask: Ask, endpoint: Endpoint, card: PriceCard, *, discount_bps: int = 0) -> Plan:
     """Bound a request by its own size, the endpoint's context and its output limit.
 
     Raises:
-        Refused: 400 when ``max_tokens`` alone does not fit the context.
+        Refused: 400 when ``max_tokens`` alone does not fit the context, or when audio that has a price has no length.
     """
     context = endpoint.context_tokens
     if ask.max_tokens is not None and ask.max_tokens > context:
         raise Refused(errors.context_length_exceeded())
+    if ask.media.unknown_audio is not None and rate_of(card, Meter.AUDIO_SECOND):
+        raise Refused(errors.unreadable_audio(ask.media.unknown_audio))
     prompt_bound = min(ask.prompt_tokens_bound, context * ask.prompts)
     room = max(1, context - prompt_bound)
     if ask.kind is Kind.EMBEDDING:
@@ -50,9 +53,16 @@ def plan(ask: Ask, endpoint: Endpoint, card: PriceCard) -> Plan:
         if ask.max_tokens is None and wanted > room:
             wanted = context  # the engine will be told no bound, so nothing but its context bounds it
     return Plan(
-        quote=quote(card, prompt_tokens_bound=prompt_bound, completions=ask.completions),
+        quote=quote(
+            card,
+            prompt_tokens_bound=prompt_bound,
+            completions=ask.completions,
+            images=ask.media.images,
+            audio_seconds=ask.media.audio_seconds,
+            discount_bps=discount_bps,
+        ),
         tokens_wanted=wanted,
-        tokens_estimated=ask.body_bytes // 4 + 1 + wanted * ask.completions,
+        tokens_estimated=ask.text_bytes // 4 + 1 + wanted * ask.completions,
         room=room,
     )
 

@@ -13,7 +13,7 @@ from backends.wire.request import Kind
 from backends.wire.usage import Observed
 from gateway.core.openai import Ask
 from gateway.core.state import Endpoint, Key
-from ledger.core.pricing import PriceCard
+from ledger.core.pricing import Discount, PriceCard
 
 
 class Ending(StrEnum):
@@ -48,6 +48,7 @@ class Exchange:
     ask: Ask | None = None
     endpoint: Endpoint | None = None
     card: PriceCard | None = None
+    discount: Discount | None = None
     backend_id: str | None = None
     attempts: int = 0
     held_nanos: int | None = None
@@ -64,3 +65,12 @@ class Exchange:
     ending: Ending | None = None
     observed: Observed | None = None
     billed_nanos: int | None = None
+
+    @property
+    def discount_bps(self) -> int:
+        """The discount that was in force when the request began, in basis points of its price."""
+        return 0 if self.discount is None else self.discount.bps
+
+    def discount_info(self) -> dict[str, str | int]:
+        """What the ledger is told of the discount; nothing if there is none."""
+        return {} if self.discount is None else {"discount": self.discount.id, "discount_bps": self.discount.bps}

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from backends.wire.request import Kind
-from gateway.core import errors
+from gateway.core import audio, errors
 from gateway.core.errors import Refused
 
 MAX_MESSAGES = 1000
@@ -22,6 +22,8 @@ MAX_COMPLETIONS = 8
 MAX_INPUTS = 2048
 MAX_TOOLS = 128
 MAX_TOKENS = 10_000_000
+MAX_IMAGES = 500
+MAX_SOUNDS = 64
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 TEMPLATE_TOKENS_PER_MESSAGE = 32
 """Room for what a chat template writes around a message. No template seen so far needs half of it."""
@@ -52,6 +54,26 @@ OUR_OWN = frozenset({"model", "stream", "stream_options", "user", "metadata", "s
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """What a prompt holds besides text.
+
+    Attributes:
+        images: how many.
+        audio_seconds: whole seconds of audio, each part rounded up.
+        unknown_audio: where the first audio is whose length can't be told; its seconds are not counted.
+        size_bytes: letters of base64 in all.
+    """
+
+    images: int = 0
+    audio_seconds: int = 0
+    unknown_audio: str | None = None
+    size_bytes: int = 0
+
+
+NO_MEDIA = Media()
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """A checked request.
 
@@ -61,6 +83,7 @@ class Ask:
         extra: fields we don't know; only for engines that tolerate them.
         max_tokens: the caller's bound on completion tokens of one choice, if given.
         prompt_tokens_bound: no tokenizer makes more tokens than this of the prompt.
+        media: images and audio that come along.
     """
 
     kind: Kind
@@ -74,6 +97,12 @@ class Ask:
     prompts: int
     prompt_tokens_bound: int
     body_bytes: int
+    media: Media = NO_MEDIA
+
+    @property
+    def text_bytes(self) -> int:
+        """The size of the body without the images and the audio in it."""
+        return self.body_bytes - self.media.size_bytes
 
 
 def read_ask(kind: Kind, raw: bytes) -> Ask:
@@ -121,8 +150,11 @@ def read_ask(kind: Kind, raw: bytes) -> Ask:
         raise _invalid("stream", "is not possible for embeddings")
     prompts = 1
     prompt_bound = len(raw) + 16
+    media = NO_MEDIA
     if kind is Kind.CHAT:
-        prompt_bound = _chat_bound(len(raw), _require(body, "messages"), body.get("tools"))
+        messages = _require(body, "messages")
+        media = _media_of(messages)
+        prompt_bound = _chat_bound(len(raw), messages, body.get("tools"), media)
     elif kind is Kind.COMPLETION:
         prompts = _separate(_require(body, "prompt"))
         completions *= prompts
@@ -143,6 +175,7 @@ def read_ask(kind: Kind, raw: bytes) -> Ask:
         prompts=prompts,
         prompt_tokens_bound=prompt_bound,
         body_bytes=len(raw),
+        media=media,
     )
 
 
@@ -172,10 +205,10 @@ def _check_depth(body: dict[str, Any]) -> None:
         raise Refused(errors.too_deep()) from None
 
 
-def _chat_bound(body_bytes: int, messages: list[dict[str, Any]], tools: list[Any] | None) -> int:
+def _chat_bound(body_bytes: int, messages: list[dict[str, Any]], tools: list[Any] | None, media: Media) -> int:
     """No chat template makes more tokens of these; a token is at least a byte."""
-    if any(isinstance(part, dict) and part.get("type") == "image_url" for part in _parts_of(messages)):
-        return ANY_PROMPT_TOKENS  # a plain image of many pixels has few bytes
+    if media.size_bytes:
+        return ANY_PROMPT_TOKENS  # a plain image of many pixels, or silence, has few bytes
     if tools and body_bytes > INDENTED_BYTES:
         return ANY_PROMPT_TOKENS
     # Some templates write tools with an indent of four, which is at most twice an indent of two.
@@ -183,10 +216,40 @@ def _chat_bound(body_bytes: int, messages: list[dict[str, Any]], tools: list[Any
     return body_bytes + tool_bytes + TEMPLATE_TOKENS + TEMPLATE_TOKENS_PER_MESSAGE * len(messages)
 
 
-def _parts_of(messages: list[dict[str, Any]]) -> Iterator[Any]:
-    for message in messages:
+def _media_of(messages: list[dict[str, Any]]) -> Media:
+    """Count the images and measure the audio of checked messages.
+
+    Raises:
+        Refused: 400, there are more of them than one request may hold.
+    """
+    images = seconds = size_bytes = sounds = 0
+    unknown: str | None = None
+    for spot, part in _parts_of(messages):
+        if part["type"] == "image_url":
+            images += 1
+            size_bytes += len(part["image_url"]["url"])
+        elif part["type"] == "input_audio":
+            sounds += 1
+            sound = part["input_audio"]
+            size_bytes += len(sound["data"])
+            if sounds > MAX_SOUNDS:
+                break
+            length_s = audio.seconds_of(sound["data"], sound["format"])
+            seconds += length_s or 0
+            unknown = f"{spot}.input_audio" if length_s is None and unknown is None else unknown
+    if images > MAX_IMAGES:
+        raise _invalid("messages", f"have more than {MAX_IMAGES} images")
+    if sounds > MAX_SOUNDS:
+        raise _invalid("messages", f"have more than {MAX_SOUNDS} parts of audio")
+    return Media(images, seconds, unknown, size_bytes) if size_bytes else NO_MEDIA
+
+
+def _parts_of(messages: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every content part, and where it is."""
+    for number, message in enumerate(messages):
         if isinstance(message.get("content"), list):
-            yield from message["content"]
+            for position, part in enumerate(message["content"]):
+                yield f"messages[{number}].content[{position}]", part
 
 
 # -- checks of single fields ----------------------------------------------------------
@@ -313,10 +376,16 @@ def _content_parts(where: str, parts: Any) -> None:
             # An engine that fetched any address would be a way into the operator's network.
             if not image["url"].startswith("data:image/"):
                 raise _invalid(f"{spot}.image_url.url", "must be a data:image/… URL")
+        elif kind == "input_audio":
+            sound = part.get("input_audio")
+            if not isinstance(sound, dict) or not isinstance(sound.get("data"), str) or not sound["data"]:
+                raise _invalid(f"{spot}.input_audio.data", "must be audio in base64")
+            if sound.get("format") not in audio.FORMATS:
+                raise _invalid(f"{spot}.input_audio.format", f"must be one of {', '.join(audio.FORMATS)}")
         elif kind == "refusal":
             _text(f"{spot}.refusal", part.get("refusal"))
         else:
-            raise _invalid(f"{spot}.type", "must be text or image_url")
+            raise _invalid(f"{spot}.type", "must be text, image_url or input_audio")
 
 
 def _prompt(name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from ledger.core.pricing import PriceCard
+from ledger.core.pricing import Discount, PriceCard, discount_at
 
 
 class Scope(StrEnum):
@@ -73,7 +73,8 @@ class BackendSpec:
 class Endpoint:
     """A deployed model that customers call by ``id``.
 
-    ``cards`` are the current and future price cards, by ``effective_from_ms`` ascending.
+    ``cards`` are the current and future price cards, by ``effective_from_ms`` ascending; ``discounts`` those of its
+    organization that may apply to it, in no order.
     ``capabilities`` is a set of ``chat``, ``completion``, ``embedding``.
     """
 
@@ -89,6 +90,7 @@ class Endpoint:
     capabilities: frozenset[str]
     backends: tuple[BackendSpec, ...]
     cards: tuple[PriceCard, ...]
+    discounts: tuple[Discount, ...] = ()
 
     def card_at(self, now_ms: int) -> PriceCard | None:
         """The price card in force at a moment (Unix ms), if any."""
@@ -96,3 +98,7 @@ class Endpoint:
             if card.effective_from_ms <= now_ms and (card.effective_to_ms is None or now_ms < card.effective_to_ms):
                 return card
         return None
+
+    def discount_at(self, now_ms: int) -> Discount | None:
+        """The discount in force at a moment (Unix ms), if any."""
+        return discount_at(self.discounts, now_ms) if self.discounts else None

@@ -15,8 +15,8 @@ import orjson
 from backends.wire.request import Kind
 from backends.wire.usage import Observed, TokenUsage, estimate_prompt_tokens
 from gateway.core.exchange import Ending, Exchange
-from gateway.core.openai import Ask
-from ledger.core.meters import Meter, UsageSource
+from gateway.core.openai import NO_MEDIA, Ask, Media
+from ledger.core.meters import TOKEN_METERS, Meter, UsageSource
 from ledger.core.pricing import PriceCard, charge_nanos
 from ledger.counter import Settlement
 from ledger.outbox import SettlementOutbox
@@ -38,7 +38,9 @@ class Charge:
 NOTHING = Charge(0, {}, UsageSource.REPORTED)
 
 
-def charge_of(ending: Ending, observed: Observed, card: PriceCard, ask: Ask, *, context_tokens: int) -> Charge:
+def charge_of(
+    ending: Ending, observed: Observed, card: PriceCard, ask: Ask, *, context_tokens: int, discount_bps: int = 0
+) -> Charge:
     """Decide the charge; pure.
 
     An abandoned whole answer was never delivered. An abandoned stream counts once one content delta was.
@@ -48,20 +50,20 @@ def charge_of(ending: Ending, observed: Observed, card: PriceCard, ask: Ask, *, 
     if ending is Ending.ABANDONED and (not ask.stream or observed.content_deltas == 0):
         return NOTHING
     usage = usage_of(ending, observed, ask, context_tokens=context_tokens)
-    meters = meters_of(usage)
+    meters = meters_of(usage, ask.media)
     source = UsageSource.REPORTED if usage.reported else _guess(ask)
-    return Charge(charge_nanos(card, meters), meters, source)
+    return Charge(charge_nanos(card, meters, discount_bps=discount_bps), meters, source)
 
 
 def usage_of(ending: Ending, observed: Observed, ask: Ask, *, context_tokens: int) -> TokenUsage:
     """The usage that is charged: the engine's report if it can be true, else a low guess and what was counted."""
     usage = observed.usage
     if usage is None or not _is_plausible(usage, ending, observed, ask, context_tokens):
-        return TokenUsage(estimate_prompt_tokens(ask.body_bytes), observed.content_deltas, reported=False)
+        return TokenUsage(estimate_prompt_tokens(ask.text_bytes), observed.content_deltas, reported=False)
     return usage
 
 
-def meters_of(usage: TokenUsage) -> dict[Meter, int]:
+def meters_of(usage: TokenUsage, media: Media = NO_MEDIA) -> dict[Meter, int]:
     """Split usage into meters that add up without overlap; zero meters are left out."""
     split = {
         Meter.PROMPT: usage.prompt - usage.cached_prompt,
@@ -69,6 +71,8 @@ def meters_of(usage: TokenUsage) -> dict[Meter, int]:
         Meter.COMPLETION: usage.completion - usage.reasoning,
         Meter.REASONING: usage.reasoning,
         Meter.REQUEST: 1,
+        Meter.IMAGE: media.images,
+        Meter.AUDIO_SECOND: media.audio_seconds,
     }
     return {meter: quantity for meter, quantity in split.items() if quantity}
 
@@ -139,7 +143,7 @@ def build_settlement(exchange: Exchange, charge: Charge, *, outcome: str | None 
     assert endpoint is not None
     assert card is not None
     assert kind is not None
-    used = sum(quantity for meter, quantity in charge.meters.items() if meter is not Meter.REQUEST)
+    used = sum(quantity for meter, quantity in charge.meters.items() if meter in TOKEN_METERS)
     unused = [(bucket, took - used) for bucket, took in exchange.token_buckets if took > used]
     info = {
         "key": key.id,
@@ -150,6 +154,7 @@ def build_settlement(exchange: Exchange, charge: Charge, *, outcome: str | None 
         "stream": exchange.ask.stream if exchange.ask else False,
         "meters": charge.by_name(),
         "source": charge.source,
+        **exchange.discount_info(),
         "outcome": exchange.ending,
         "status": exchange.status,
         "started_ms": exchange.started_ms,
@@ -174,7 +179,14 @@ def _charge(exchange: Exchange, ending: Ending, observed: Observed) -> Charge:
     assert exchange.ask is not None
     assert exchange.endpoint is not None
     context_tokens = exchange.endpoint.context_tokens
-    return charge_of(ending, observed, exchange.card, exchange.ask, context_tokens=context_tokens)
+    return charge_of(
+        ending,
+        observed,
+        exchange.card,
+        exchange.ask,
+        context_tokens=context_tokens,
+        discount_bps=exchange.discount_bps,
+    )
 
 
 def _is_plausible(usage: TokenUsage, ending: Ending, observed: Observed, ask: Ask, context_tokens: int) -> bool:

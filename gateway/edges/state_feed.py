@@ -1,9 +1,9 @@
 """Keys, endpoints and prices of the platform, in this process's memory and fresh: the hot path's view of Postgres.
 
 Floor: edges. One connection listens on the channel ``pareta_state``; what an announcement names is read anew.
-Endpoints and their price cards are all held, keys only once they were used. Behind the announcements stands a resync:
-every ``resync_s``, and whenever the listening connection had to be made again, all endpoints are read and all
-remembered keys are compared with the database.
+Endpoints with their price cards and discounts are all held, keys only once they were used. Behind the announcements
+stands a resync: every ``resync_s``, and whenever the listening connection had to be made again, all endpoints are read
+and all remembered keys are compared with the database.
 
 How old may an answer be? ``_heard_at_s`` is the last moment of which we know that nothing announced before it was
 missed: a keepalive asks the listening connection every second. Once that moment, or the reading of the key itself, is
@@ -384,6 +384,9 @@ class StateFeed:
                 self._doubted.update(self._loads)  # whose keys these are is not known yet
             case "endpoint" | "price":
                 self._stale.add(subject)
+                self._woken.set()
+            case "discount":
+                self._stale.update(endpoint.id for endpoint in self.endpoints_of(subject))
                 self._woken.set()
             case _:
                 pass  # a newer release may announce more

@@ -1,7 +1,7 @@
 """The feed's questions to Postgres, and its rows as values.
 
-Floor: edges. Reads the schema ``control`` and, through the ledger's own functions, the price cards. Every function
-raises ``ledger.errors.LedgerError`` when Postgres can't be asked: the pool of ``ledger.database`` translates.
+Floor: edges. Reads the schema ``control`` and, through the ledger's own functions, price cards and discounts. Every
+function raises ``ledger.errors.LedgerError`` when Postgres can't be asked: the pool of ``ledger.database`` translates.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import orjson
 
 from gateway.core.state import BackendSpec, Endpoint, EndpointStatus, Key, Limits, Scope
-from ledger.core.pricing import PriceCard
+from ledger.core.pricing import Discount, PriceCard
 from ledger.database import Pool, Record, acquired
+from ledger.discounts import current_discounts
 from ledger.errors import LedgerNotMigrated
 from ledger.prices import current_cards
 
@@ -74,7 +75,7 @@ class Placed:
 
 
 async def read_endpoints(pool: Pool, ids: Sequence[str] | None) -> dict[str, Placed]:
-    """Endpoints with their active backends and their current and future price cards.
+    """Endpoints with their active backends, and their current and future price cards and discounts.
 
     Args:
         ids: which ones; ``None`` means all. Those that are gone are missing in the answer.
@@ -84,6 +85,8 @@ async def read_endpoints(pool: Pool, ids: Sequence[str] | None) -> dict[str, Pla
         rows = await connection.fetch(_ENDPOINTS, wanted)
         backend_rows = await connection.fetch(_BACKENDS, wanted)
     cards = await _cards(pool, ids)
+    orgs = None if ids is None else sorted({row["org_id"] for row in rows})
+    discounts = await current_discounts(pool, datetime.now(UTC) - _CLOCK_SLACK, org_ids=orgs)
     backends: dict[str, list[Record]] = {}
     for row in backend_rows:
         backends.setdefault(row["endpoint_id"], []).append(row)
@@ -91,7 +94,8 @@ async def read_endpoints(pool: Pool, ids: Sequence[str] | None) -> dict[str, Pla
     found: dict[str, Placed] = {}
     for row in rows:
         try:
-            endpoint = _endpoint(row, backends.get(row["id"], ()), cards.get(row["id"], ()), secrets)
+            fitting = tuple(d for d in discounts.get(row["org_id"], ()) if d.endpoint_id in (None, row["id"]))
+            endpoint = _endpoint(row, backends.get(row["id"], ()), cards.get(row["id"], ()), fitting, secrets)
         except (TypeError, ValueError) as error:
             # Of a newer release, or written by hand. It is not served, and hides no change of the others.
             log.error("The endpoint %s is not understood: %s.", row["id"], error)
@@ -125,7 +129,11 @@ async def _cards(pool: Pool, ids: Sequence[str] | None) -> Mapping[str, tuple[Pr
 
 
 def _endpoint(
-    row: Record, backends: Sequence[Record], cards: tuple[PriceCard, ...], secrets: Mapping[str, str]
+    row: Record,
+    backends: Sequence[Record],
+    cards: tuple[PriceCard, ...],
+    discounts: tuple[Discount, ...],
+    secrets: Mapping[str, str],
 ) -> Endpoint:
     return Endpoint(
         id=row["id"],
@@ -140,6 +148,7 @@ def _endpoint(
         capabilities=frozenset(row["capabilities"]),
         backends=tuple(_backend(backend, row["real_model"], secrets) for backend in backends),
         cards=cards,
+        discounts=discounts,
     )
 
 

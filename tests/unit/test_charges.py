@@ -83,6 +83,25 @@ def test_a_report_of_zero_beside_content_is_no_report() -> None:
     assert charge_of(Ending.FINISHED, seen(10, 0, 7), TOKENS, ask()).source is UsageSource.COUNTED
 
 
+def test_images_and_audio_are_charged_once_anything_was_delivered() -> None:
+    """A finished answer and one abandoned in the middle cost what came along; before the first content nothing does."""
+    card = PriceCard("pc_m", "ep", {Meter.IMAGE: 3_000_000, Meter.COMPLETION: 1_000_000}, 0, None)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    request = ask(messages=[{"role": "user", "content": [image, image]}])
+    for ending, amount in ((Ending.FINISHED, 11), (Ending.LENGTH, 11), (Ending.ABANDONED, 11), (Ending.FAILED, 0)):
+        charge = charge_of(ending, seen(10, 5, 5), card, request)
+        assert charge.amount_nanos == amount
+        assert charge.meters.get(Meter.IMAGE, 0) == (2 if amount else 0)
+    assert charge_of(Ending.ABANDONED, seen(10, 0, 0), card, request).amount_nanos == 0
+
+
+def test_a_free_answer_is_metered() -> None:
+    """With everything off the charge is 0, and what was used is known as ever."""
+    charge = charge_in_context(Ending.FINISHED, seen(10, 5, 5), TOKENS, ask(), context_tokens=1000, discount_bps=10_000)
+    assert charge.amount_nanos == 0
+    assert charge.meters == {Meter.PROMPT: 10, Meter.COMPLETION: 5, Meter.REQUEST: 1}
+
+
 @pytest.mark.parametrize("ending", [Ending.FINISHED, Ending.ABANDONED])
 @pytest.mark.parametrize(("prompt", "completion"), [(1001, 5), (10, 1001), (2**31 - 1, 2**31 - 1)])
 def test_a_report_of_more_than_the_context_is_no_report(ending: Ending, prompt: int, completion: int) -> None:

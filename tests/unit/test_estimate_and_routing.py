@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from base64 import b64encode
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +70,33 @@ def test_few_bytes_may_be_many_tokens() -> None:
         schema = {"a": schema}
     tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
     assert ask(tools=tools).prompt_tokens_bound > len(json.dumps(tools, indent=4))
+
+
+def test_images_and_audio_are_in_the_hold_and_not_in_the_tokens() -> None:
+    """What comes along has its price in the fixed part, less the discount; its letters are no estimate of tokens."""
+    card = PriceCard("pc", "ep", {Meter.IMAGE: 2_000_000_000, Meter.AUDIO_SECOND: 1_000_000}, 0, None)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 40_000}}
+    # A second of eight bits at 1,000 Hz.
+    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 1_000, 1_000, 1, 8)
+    raw = b"RIFF\0\0\0\0WAVE" + fmt + b"data" + struct.pack("<I", 1_000) + bytes(1_000)
+    sound = {"type": "input_audio", "input_audio": {"data": b64encode(raw).decode(), "format": "wav"}}
+    request = ask(messages=[{"role": "user", "content": [image, image, sound]}], max_tokens=1)
+    planned = plan(request, endpoint(), card)
+    assert planned.quote.fixed_nanos == 2 * 2_000 + 1
+    assert planned.tokens_estimated < 200
+    assert plan(request, endpoint(), card, discount_bps=2_500).quote.fixed_nanos == 3_001
+
+
+def test_audio_without_a_length_is_refused_only_where_it_costs() -> None:
+    """400 names the piece; an endpoint that takes nothing for audio passes it on."""
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}}
+    request = ask(messages=[{"role": "user", "content": [sound]}], max_tokens=1)
+    plan(request, endpoint(), CARD)
+    plan(request, endpoint(), PriceCard("pc", "ep", {Meter.AUDIO_SECOND: 0, Meter.REQUEST: 1}, 0, None))
+    with pytest.raises(Refused) as caught:
+        plan(request, endpoint(), PriceCard("pc", "ep", {Meter.AUDIO_SECOND: 1}, 0, None))
+    error = caught.value.error
+    assert (error.status, error.code, error.param) == (400, "unreadable_audio", "messages[0].content[0].input_audio")
 
 
 def test_a_clamp_is_told_to_the_engine() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import wave
+from base64 import b64encode
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 
 from backends.wire.request import Kind
 from gateway.core.errors import Refused
-from gateway.core.openai import MAX_MESSAGES, Ask, read_ask
+from gateway.core.openai import MAX_IMAGES, MAX_MESSAGES, MAX_SOUNDS, NO_MEDIA, Ask, read_ask
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -40,6 +43,9 @@ def refused(kind: Kind, body: Any) -> tuple[str, str | None]:
         ("messages", [{"role": "user", "content": 5}]), ("messages", [{"role": "user", "content": []}]),
         ("messages", [{"role": "user", "content": [{"type": "video"}]}]),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/"}}]}]),
+        ("messages", [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": 1}}]}]),
+        ("messages", [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA"}}]}]),
+        ("messages", [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"format": "wav"}}]}]),
         ("messages", [{"role": "tool", "content": "x"}]),
         ("stream", "yes"), ("stream", 1), ("temperature", "hot"), ("temperature", 2.1), ("temperature", -0.1),
         ("temperature", True), ("top_p", 0), ("top_p", 1.01), ("max_tokens", 0), ("max_tokens", 1.5),
@@ -124,6 +130,46 @@ def test_images_only_as_data() -> None:
     """An image inside the request is fine; an address that an engine would fetch is not."""
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     assert chat(messages=[{"role": "user", "content": [{"type": "text", "text": "?"}, part]}]).kind is Kind.CHAT
+
+
+def sound(seconds: int = 2, audio_format: str = "wav", data: str | None = None) -> dict[str, Any]:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as written:
+        written.setnchannels(1)
+        written.setsampwidth(1)
+        written.setframerate(8_000)
+        written.writeframes(bytes(8_000 * seconds - 4_000))
+    data = b64encode(out.getvalue()).decode() if data is None else data
+    return {"type": "input_audio", "input_audio": {"data": data, "format": audio_format}}
+
+
+def test_images_and_audio_are_counted() -> None:
+    """Every image, and of each piece of audio its started seconds; the text is what is left of the body."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    text = {"type": "text", "text": "?"}
+    messages = [{"role": "user", "content": [picture, text, sound()]}, {"role": "user", "content": [sound(3), picture]}]
+    media = chat(messages=messages).media
+    assert (media.images, media.audio_seconds, media.unknown_audio) == (2, 2 + 3, None)
+    assert chat(messages=messages).text_bytes < 500
+    assert chat(messages=[{"role": "user", "content": [text]}]).media == NO_MEDIA
+
+
+def test_audio_without_a_length_is_named() -> None:
+    """It may be asked for where audio costs nothing; the first such piece is named, and the others are counted."""
+    content = [sound(), sound(data="AAAA"), sound(audio_format="mp3")]
+    media = chat(messages=[*HELLO, {"role": "user", "content": content}]).media
+    assert (media.audio_seconds, media.unknown_audio) == (2, "messages[1].content[1].input_audio")
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio"])
+def test_a_request_holds_a_bounded_number_of_images_and_sounds(kind: str) -> None:
+    """One more than the bound is refused, in one message or in many."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    part, most = (picture, MAX_IMAGES) if kind == "image_url" else (sound(1), MAX_SOUNDS)
+    assert chat(messages=[{"role": "user", "content": [part] * most}]).media.size_bytes
+    with pytest.raises(Refused) as caught:
+        chat(messages=[{"role": "user", "content": [part] * most}, {"role": "user", "content": [part]}])
+    assert caught.value.error.param == "messages"
 
 
 def test_a_tool_conversation_is_accepted() -> None:
