@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from ledger.block_values import BEGIN, GENESIS, Block, Head, Sealer, block_of
 from ledger.database import Connection, Pool, Record, transaction
 from ledger.queries import query
+from ledger.summaries import summarize_transfers
 
 if TYPE_CHECKING:
     import asyncpg.cursor
@@ -89,7 +90,10 @@ async def close_blocks(
             closed = 0 if until is None else await _close(conn, until, rows_per_block)
         made += closed
         if closed < BLOCKS_PER_TRANSACTION:
-            return made
+            break
+    if made:
+        await summarize_transfers(pool)
+    return made
 
 
 async def newest_block(conn: Connection) -> Block | None:

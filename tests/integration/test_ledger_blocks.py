@@ -16,6 +16,7 @@ from ledger.block_values import BEGIN, GENESIS, Head
 from ledger.blocks import ChainReport, close_blocks, newest_block, verify_chain
 from ledger.database import Pool
 from ledger.postgres import Ledger
+from ledger.summaries import summarize_transfers
 from tests.integration.ledger_world import migrated_pool, new_request_id
 from tests.services import FreshDatabase
 
@@ -290,3 +291,31 @@ def test_a_head_that_is_none_is_refused(text: str) -> None:
         Head.parse(text)
     kept = Head(12, hashlib.sha256(b"x").digest())
     assert Head.parse(f" {kept}\n") == kept
+
+
+async def test_the_last_minutes_are_found_without_reading_whole_months(pool: Pool) -> None:
+    """Closing blocks summarizes what has filled up, once: a look at the end then reads a part of the pages."""
+
+    async def pages_read() -> int:
+        (plan,) = await pool.fetchrow(
+            """EXPLAIN (ANALYZE, BUFFERS, FORMAT json)
+               SELECT count(*) FROM ledger.transfer WHERE posted_at > '2026-01-01 16:00:00Z'"""
+        )
+        top = json.loads(plan)[0]["Plan"]
+        return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+
+    for row in await pool.fetch("SELECT relid::regclass::text FROM pg_partition_tree('ledger.transfer') WHERE isleaf"):
+        await pool.execute(f"ALTER TABLE {row[0]} SET (autovacuum_enabled = off)")
+    await pool.execute(
+        """INSERT INTO ledger.transfer
+               (id, id_time, kind, debit_account, credit_account, amount_nanos, event_id, posted_at)
+           SELECT id, ledger.id_time(id), 'top_up', 1, 3, 1, id, timestamptz '2026-01-01Z' + n * interval '1 s'
+             FROM (SELECT 'tx_' || substr($1, 5, 10) || lpad(n::text, 16, '0') AS id, n
+                     FROM generate_series(1, 60000) AS n) AS ids""",
+        new_request_id(),
+    )
+    await pool.execute("ANALYZE ledger.transfer")
+    before = await pages_read()
+    assert await close_blocks(pool) == 2
+    assert await pages_read() < before / 3
+    assert await summarize_transfers(pool) == 0
