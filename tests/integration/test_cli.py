@@ -554,6 +554,42 @@ def test_prices_follow_each_other(run: Run, ask: Callable[..., Any], org: str) -
     assert "prompt=0.15" in run("price", "list", "priced", "--org", org).out
 
 
+def test_images_and_seconds_have_a_price_of_their_own(run: Run, ask: Callable[..., Any], org: str) -> None:
+    """In dollars for one of them, exact to the nano; stored per million as every rate."""
+    run("endpoint", "add", "seeing", "--org", org, "--model", "m", "--backend", "http://a", "--json")
+    words = ("price", "set", "seeing", "--org", org)
+    card = ask(*words, "--image", "0.002", "--audio-second", "0.000000001", "--request", "0.01")
+    assert card["rates_nanos"] == {"request": 10_000_000, "image": 2_000_000_000_000, "audio_second": 1_000_000}
+    assert card["rates_usd"] == {"request": "0.01", "image": "0.002", "audio_second": "0.000000001"}
+    run(*words, "--image", "10.01").fails(cli_main.REFUSED, "image")
+    assert ask(*words, "--image", "10")["rates_usd"] == {"image": "10.00"}
+
+
+def test_discounts_are_set_listed_and_ended(run: Run, ask: Callable[..., Any], org: str) -> None:
+    """In percent, for all endpoints or for one by name; the same again changes nothing, the past can't be changed."""
+    endpoint = run("endpoint", "add", "cheap", "--org", org, "--model", "m", "--backend", "http://a", "--json").json
+    assert ask("discount", "list", org) == []
+    first = ask("discount", "set", org, "--percent", "12.5")
+    assert (first["bps"], first["percent"], first["state"], first["endpoint_id"]) == (1_250, "12.5", "current", None)
+    assert ask("discount", "set", org, "--percent", "12.50%")["id"] == first["id"]
+    own = ask("discount", "set", org, "--percent", "100", "--endpoint", "cheap")
+    assert (own["endpoint_id"], own["percent"]) == (endpoint["id"], "100")
+    run("discount", "set", org, "--percent", "3", "--from", "2020-01-01").fails(cli_main.REFUSED, "begin")
+    ask("discount", "set", org, "--percent", "0.07", "--from", "1d")
+    run("discount", "end", org).fails(cli_main.REFUSED, "begins")
+    assert ask("discount", "end", org, "--at", "2d")["effective_to"] is not None
+    assert ask("discount", "end", org, "--endpoint", endpoint["id"])["state"] == "past"
+    run("discount", "end", org, "--endpoint", "cheap").fails(cli_main.REFUSED, "open")
+    shown = ask("discount", "list", org)
+    assert [(d["percent"], d["state"]) for d in shown] == [("12.5", "current"), ("0.07", "future"), ("100", "past")]
+    assert shown[0]["effective_to"] == shown[1]["effective_from"]
+    assert "12.5" in run("discount", "list", org).out
+    for wrong in ("101", "-1", "12.345", "half", ""):
+        run("discount", "set", org, "--percent", wrong).fails(cli_main.USAGE, "percent")
+    run("discount", "set", org, "--percent", "1", "--endpoint", "nothing").fails(cli_main.REFUSED, "no endpoint")
+    run("discount", "set", "nobody", "--percent", "1").fails(cli_main.REFUSED, "organization")
+
+
 # -- the audit -------------------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,10 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from gateway.core.state import EndpointStatus, Key, Limits, Scope
 from gateway.edges import state_feed, state_rows
 from gateway.edges.state_feed import FeedOptions, StateFeed
 from ledger.core.meters import Meter
-from ledger.database import open_pool
+from ledger.database import Pool, open_pool
+from ledger.discounts import end_discount, set_discount
 from ledger.prices import set_price
 from tests.integration.control_tools import AnyConnection, connected, migrated_database
 from tests.integration.tcp_proxy import TcpProxy
@@ -152,6 +154,45 @@ async def test_every_change_of_an_endpoint_is_seen(
         assert feed.endpoints_of(org.id) == ()
         assert set(told) == {record.id}
         assert len(told) >= 7
+
+
+async def test_discounts_of_an_organization_reach_its_endpoints(
+    database_url: str, conn: AnyConnection, org: organizations.Organization
+) -> None:
+    """One for all and one for an endpoint, set and ended: each endpoint has those that fit it, and no others."""
+    first, _ = await endpoints.add(conn, _new(org, name="a"))
+    second, _ = await endpoints.add(conn, _new(org, name="b"))
+    other_org = (await organizations.create(conn, "Other", Limits()))[0]
+    other, _ = await endpoints.add(conn, _new(other_org, name="c"))
+
+    async def change(act: Callable[[Pool], Awaitable[object]]) -> None:
+        pool = await open_pool(database_url, size=1)
+        try:
+            await act(pool)
+        finally:
+            await pool.close()
+
+    await change(lambda pool: set_discount(pool, org_id=org.id, bps=1_000))
+    async with feeding(database_url) as feed:
+
+        def bps_of(endpoint_id: str) -> int | None:
+            found = feed.endpoint(endpoint_id)
+            assert found is not None
+            given = found.discount_at(time.time_ns() // 1_000_000)
+            return None if given is None else given.bps
+
+        assert (bps_of(first.id), bps_of(second.id), bps_of(other.id)) == (1_000, 1_000, None)
+        await change(lambda pool: set_discount(pool, org_id=org.id, endpoint_id=first.id, bps=500))
+        await until(lambda: bps_of(first.id) == 500)
+        assert bps_of(second.id) == 1_000
+        await change(lambda pool: end_discount(pool, org_id=org.id))
+        await until(lambda: bps_of(second.id) is None)
+        assert (bps_of(first.id), bps_of(other.id)) == (500, None)
+        later = datetime.now(UTC) + timedelta(seconds=1)
+        await change(lambda pool: set_discount(pool, org_id=org.id, bps=2_000, effective_from=later))
+        await until(lambda: len(feed.endpoint(second.id).discounts) >= 2)  # type: ignore[union-attr]
+        await until(lambda: bps_of(second.id) == 2_000)
+        assert datetime.now(UTC) >= later
 
 
 async def test_a_change_that_nobody_announced_is_seen_by_the_resync(
