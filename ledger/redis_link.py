@@ -30,6 +30,10 @@ class UnknownScript(Exception):
     """NOSCRIPT: this Redis was restarted, or its scripts were flushed."""
 
 
+class _NotSent(CounterUnavailable):
+    """Nothing was sent, or only what was not done; the connection is in step."""
+
+
 class RedisLink:
     """A lazily connected, self-healing connection. Not for two calls at once: its owner sees to that."""
 
@@ -80,7 +84,7 @@ class RedisLink:
                             await _pause(limit)
                     except AskError as ask:
                         if generation is not None:
-                            raise CounterUnavailable("unreachable", "the slot is on its way to another node") from None
+                            raise _NotSent("unreachable", "the slot is on its way to another node") from None
                         with contextlib.suppress(TryAgainError, MovedError):
                             return await self._call_aside(_target(ask, node), command)
                         await _pause(limit)
@@ -89,6 +93,8 @@ class RedisLink:
         except TimeoutError:
             await self._give_up()
             raise CounterUnavailable("timeout", f"no answer from Redis within {timeout_s:.3g} s") from None
+        except _NotSent as refusal:
+            raise CounterUnavailable(refusal.reason, refusal.detail) from None
         except NoScriptError:
             raise UnknownScript from None
         except ResponseError as error:
@@ -113,9 +119,9 @@ class RedisLink:
     async def _ready(self, generation: int | None) -> Node:
         node = self._node
         # Redis may have been restarted since: an idle connection that was closed is not asked anything.
-        usable = node is not None and await node.is_usable()
+        usable = node is not None and await node.is_usable() and await self._route.agrees(node)
         if generation is not None and (not usable or generation != self._generation):
-            raise CounterUnavailable("unreachable", "the connection that this belongs to is gone")
+            raise _NotSent("unreachable", "the connection that this belongs to is gone")
         if node is not None and usable:
             return node
         await self.close()
@@ -152,7 +158,7 @@ async def _pause(limit: asyncio.Timeout) -> None:
     """Give a slot time to move; nothing was done so far, and that is better said than a timeout."""
     deadline_s = limit.when()
     if deadline_s is not None and deadline_s - asyncio.get_running_loop().time() < 2 * MOVING_PAUSE_S:
-        raise CounterUnavailable("busy", "the slot of this shard is on its way to another node")
+        raise _NotSent("busy", "the slot of this shard is on its way to another node")
     await asyncio.sleep(MOVING_PAUSE_S)
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import itertools
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from redis.exceptions import RedisError, ResponseError
@@ -27,6 +29,14 @@ STAGGER_S = 0.25
 
 MOST_ASKED = 24
 """Sentinels or nodes that are asked for one answer at most."""
+
+ASK_AGAIN_S = 2.0
+"""Sentinels are asked again while a connection works: a master that was replaced serves on for up to ten seconds,
+until a sentinel tells it, and what it does in that time is lost."""
+
+ASK_AGAIN_LIMIT_S = 0.1
+ASK_AGAIN_FAILED_S = 20.0
+"""Until the next time when none has answered within that limit; a call must not suffer from sentinels that are away."""
 
 _SLOTS = 16_384
 
@@ -45,6 +55,9 @@ class Route(Protocol):
 
     async def open_at(self, address: Address) -> Node:
         """Connect to a server that another one has named. Raises as :meth:`open`."""
+
+    async def agrees(self, node: Node) -> bool:
+        """Whether the open connection still leads to the right server, as far as can be told at once."""
 
     def doubt(self) -> None:
         """What was found did not serve; ask somebody else first next time."""
@@ -80,6 +93,10 @@ class ServerRoute:
         """Refuse to: this server is said to be alone."""
         raise CounterUnavailable("unreachable", "this Redis is one of a cluster: its URL starts with redis+cluster://")
 
+    async def agrees(self, node: Node) -> bool:
+        """There is nobody to ask."""
+        return True
+
     def doubt(self) -> None:
         """There is nobody else."""
 
@@ -92,6 +109,7 @@ class SentinelRoute:
         self._sentinel = Access(url.connection, url.sentinel)
         self._service = url.service
         self._seeds = deque(url.seeds)
+        self._ask_again_s = 0.0
 
     async def open(self) -> Node:
         """Connect to the first master that a sentinel names and that is one."""
@@ -113,11 +131,25 @@ class SentinelRoute:
                 failed[master] = error
                 continue
             self._seeds.rotate(-self._seeds.index(sentinel))
+            self._ask_again_s = time.monotonic() + ASK_AGAIN_S
             return node
 
     async def open_at(self, address: Address) -> Node:
         """Refuse to: sentinels do not watch clusters."""
         raise CounterUnavailable("unreachable", "this Redis is one of a cluster: its URL starts with redis+cluster://")
+
+    async def agrees(self, node: Node) -> bool:
+        """Whether the sentinels still name this master; asked every few seconds, and believed in between."""
+        if time.monotonic() < self._ask_again_s:
+            return True
+        try:
+            async with asyncio.timeout(ASK_AGAIN_LIMIT_S):
+                _, master = await first_answer(self._ask, self._seeds)
+        except (CounterUnavailable, TimeoutError):
+            self._ask_again_s = time.monotonic() + ASK_AGAIN_FAILED_S
+            return True
+        self._ask_again_s = time.monotonic() + ASK_AGAIN_S
+        return master == node.address
 
     def doubt(self) -> None:
         """Ask another sentinel first."""
@@ -154,6 +186,10 @@ class ClusterRoute:
         """Connect to the node that another one has redirected to."""
         return await Node.open(self._access, address)
 
+    async def agrees(self, node: Node) -> bool:
+        """The node itself says so when its slot is elsewhere."""
+        return True
+
     def doubt(self) -> None:
         """Ask another node first."""
         self._known.rotate(-1)
@@ -162,13 +198,13 @@ class ClusterRoute:
         return node, await self._access.ask(node, "CLUSTER", "SLOTS")
 
 
-async def first_answer(ask: Callable[[Address], Awaitable[T]], whom: Sequence[Address]) -> T:
+async def first_answer(ask: Callable[[Address], Awaitable[T]], whom: Iterable[Address]) -> T:
     """Ask in this order, the next one when one has failed or is slow; the first answer counts.
 
     Raises:
         CounterUnavailable: nobody has one.
     """
-    waiting = deque(whom[:MOST_ASKED])
+    waiting = deque(itertools.islice(whom, MOST_ASKED))
     asking: set[asyncio.Task[T]] = set()
     failures: list[str] = []
     try:

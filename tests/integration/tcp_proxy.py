@@ -43,6 +43,11 @@ class TcpProxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def lead_to(self, url: str) -> None:
+        """Stand in front of another server from now on; what is open breaks."""
+        self._target = urlsplit(url)
+        await self.cut()
+
     async def refuse(self) -> None:
         """Break every connection and every new one, until :meth:`mend`."""
         self._refusing = True

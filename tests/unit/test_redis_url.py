@@ -99,7 +99,7 @@ def test_slots_are_those_of_the_cluster_specification(key: str, slot: int) -> No
     assert slot_of(key) == slot
 
 
-@given(st.text(st.characters(exclude_characters="{}", codec="utf-8"), min_size=1), st.text(), st.text())
+@given(st.text("a1:-ü", min_size=1), st.text("a1:{}"), st.text("a1:{}"))
 def test_keys_of_one_tag_share_a_slot(tag: str, one: str, other: str) -> None:
     """Whatever stands behind the tag."""
     assert slot_of(f"p:{{{tag}}}:{one}") == slot_of(f"p:{{{tag}}}:{other}") == slot_of(tag)
