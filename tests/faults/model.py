@@ -21,6 +21,10 @@ HEARTBEAT_S = 0.5
 SLACK_S = HEARTBEAT_S + 1.0
 """What a worker that is killed may leave unbilled: the deltas of one heartbeat, and of the machine's own slowness."""
 
+REAPED_S = 10.0
+"""So long after its worker was killed a hold lives in Redis alone: should Redis be lost then, it is lost, too."""
+
+WEALTHY = ("rich", "flat", "quiet")
 UNCERTAIN = "charge_uncertain"
 
 
@@ -90,8 +94,7 @@ class Model:
             if attempt.request_id and names and attempt.request_id not in names:
                 findings.wrong("books", attempt.told(), f"the worker knows it as {names}")
             events = [booked[name] for name in names if name in booked]
-            near = [d for d in disturbances if d.touches(attempt, margin_s=1.0)]
-            self._check_attempt(attempt, deliveries.get(attempt.tag, []), events, near, findings)
+            self._check_attempt(attempt, deliveries.get(attempt.tag, []), events, disturbances, findings)
         self._check_keys(attempts, disturbances, findings)
         self._check_strangers(booked, owned, findings)
         for event in booked.values():
@@ -108,9 +111,10 @@ class Model:
         attempt: Attempt,
         served: list[Delivery],
         events: list[Booked],
-        near: list[Disturbance],
+        disturbances: Sequence[Disturbance],
         findings: Findings,
     ) -> None:
+        near = [d for d in disturbances if d.touches(attempt, margin_s=1.0)]
         told = f"{attempt.told()}\n  engines: {served}\n  books: {events}\n  near: {[d.name for d in near]}"
         if attempt.is_replay:
             findings.counts["replayed"] += 1
@@ -124,7 +128,7 @@ class Model:
         if not events:
             if must_be_charged:
                 findings.wrong("lost", "a finished request is not in the books", told)
-            elif attempt.deltas and not any(d.loses for d in near):
+            elif attempt.deltas and not any(d.loses and d.touches(attempt, margin_s=REAPED_S) for d in disturbances):
                 findings.wrong("lost", "content was delivered and the books know nothing of it", told)
             elif attempt.deltas:
                 findings.unbilled(attempt.deltas, told)
@@ -142,6 +146,8 @@ class Model:
             findings.wrong("mischarged", "I7 the charge is not its usage times its price card", told)
         if event.shortfall_nanos and not (event.is_late or event.recovered):
             findings.wrong("mischarged", "a shortfall though the hold was open", told)
+        if event.shortfall_nanos and attempt.customer.name in WEALTHY:
+            findings.wrong("lost", "a shortfall of somebody who has plenty of credit", told)
         if event.started_ms is not None and card.from_ms > event.started_ms and not any(d.clock_jumps for d in near):
             findings.wrong("mischarged", "a price that came after the request had begun", told)
         if must_be_charged:
@@ -282,7 +288,7 @@ def _check_refusals(
             ]
             if away:
                 findings.wrong("wrong 402", "402 while Postgres could not be asked", f"{refused.told()} {away}")
-            if customer.name in ("rich", "flat", "quiet"):
+            if customer.name in WEALTHY:
                 findings.wrong("wrong 402", "402 to a customer with plenty of credit", refused.told())
             elif customer.flat_nanos is not None:
                 paid = sum(p.amount_nanos for p in customer.payments if p.done_s < refused.sent_s)

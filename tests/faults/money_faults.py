@@ -156,7 +156,7 @@ class NewPrices(Fault):
         streams = [scene.load.plain(rich, stream=True, tokens=40, itl_ms=60) for _ in range(4)]
         running = asyncio.create_task(all_at_once(scene, streams))
         await asyncio.sleep(rng.uniform(0.6, 1.2))
-        rates = {meter: rate + rng.randint(0, 9_999_999) for meter, rate in TOKEN_RATES.items()}
+        rates = {meter: rate + rng.randint(0, rate // 20) for meter, rate in TOKEN_RATES.items()}
         await scene.world.register.price(rich, rates)
         crossed = sum(a.deltas == 0 and a.end is not End.LEFT and bool(a.progress) for a in streams)
         await running
