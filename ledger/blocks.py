@@ -37,7 +37,7 @@ BLOCKS_PER_TRANSACTION: Final = 100
 MARGIN_S: Final = 60.0
 """How far behind the present blocks end: how much the clock of Postgres may be set back without harm."""
 
-WAIT_FOR_WRITERS_S: Final = 10.0
+WAIT_FOR_WRITERS_S: Final = 3.0
 QUERY_TIMEOUT_S: Final = 3600.0
 
 _LOCK: Final = "pareta audit blocks"
