@@ -211,6 +211,16 @@ async def test_epochs_that_are_lost_one_after_the_other_are_released_each_in_its
     assert [story.released_nanos for story in await books.ledger.epoch_stories()] == [30, 25, 60, 0]
 
 
+async def test_what_was_spent_of_one_epoch_is_not_released_from_the_next(books: Books) -> None:
+    """Charges make the first loss's share smaller; its release leaves all of the second loss's credit frozen."""
+    await books.lose(0, grace_s=0)
+    await books.grant(ZERO, 25)
+    await books.lose(0, grace_s=1000)
+    await book_recovered(books.pool, books.months, [books.recovered(ZERO, 20, epoch=1)])
+    assert (await release_due(books.pool, 0)).released_nanos == 40
+    assert await books.purse(ZERO) == (55, 0, 25)
+
+
 async def test_a_reserve_larger_than_what_is_frozen_releases_nothing(books: Books) -> None:
     """Carried holds may reserve more than was frozen: then all of it stays, and nothing becomes negative."""
     await books.lose(0)

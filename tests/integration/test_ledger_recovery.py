@@ -10,6 +10,8 @@ import pytest
 
 from ledger.audit import audit
 from ledger.core.ids import request_id
+from ledger.errors import LedgerUnavailable
+from ledger.recovered import book_locked
 from ledger.recovery import (
     CarriedBeat,
     Recovered,
@@ -227,6 +229,41 @@ async def test_a_silent_carried_hold_is_charged_for_what_was_delivered(books: Bo
     assert await recover(books, books.recovered(ORG, 20, hold=hold, epoch=1)) == [("booked", 20, 0)]
     assert await books.purse(ORG) == (0, 0, 80)
     assert [event.kind for event in await books.ledger.guardian_events()] == ["reaped_carried"]
+
+
+async def test_a_heartbeat_at_the_last_moment_saves_a_carried_hold(books: Books) -> None:
+    """A hold that is renewed while it is about to be reaped is not charged."""
+    await books.fund(ORG, 100)
+    await books.lose()
+    hold = new_request_id()
+    await carry_holds(books.pool, [beat(books, hold, expires_in_s=0.0)])
+    async with books.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT 1 FROM ledger.balance FOR UPDATE")
+        reaping = asyncio.create_task(reap_carried(books.pool, books.months, 0))
+        await _somebody_waits(books)
+        await carry_holds(books.pool, [beat(books, hold)])
+    assert await reaping == 0
+    assert await books.purse(ORG) == (0, 0, 100)
+
+
+async def test_a_hold_that_two_organizations_claim_is_charged_to_one(books: Books) -> None:
+    """Their balances do not keep them apart, so the key of the hold does; who comes second is told to ask again."""
+    await books.fund(ORG, 100, granted=0)
+    await books.fund(OTHER, 100, granted=0)
+    hold = new_request_id()
+    mine, theirs = books.recovered(ORG, 5, hold=hold), books.recovered(OTHER, 7, hold=hold)
+    async with books.pool.acquire() as first, first.transaction():
+        assert [outcome.verdict for outcome in await book_locked(first, [mine])] == ["booked"]
+        second = asyncio.create_task(recover(books, theirs))
+        await _somebody_waits(books)
+    with pytest.raises(LedgerUnavailable):
+        await second
+    assert await recover(books, theirs) == [("repeated", 5, 0)]
+
+
+async def _somebody_waits(books: Books) -> None:
+    while not await books.pool.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        await asyncio.sleep(0.01)
 
 
 async def test_an_old_heartbeat_takes_nothing_back(books: Books) -> None:
