@@ -27,7 +27,7 @@ import asyncio
 import logging
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -335,9 +335,10 @@ class Journal:
                     content.torn_bytes,
                     len(content.records),
                 )
-            for number in content.records:
-                if seen.add(number):
-                    segment.open.add(number)
+            for first, last in _runs_of(content.records):
+                segment.open.add_run(first, last)
+            segment.open.remove_all(seen)  # should somebody have copied a file
+            seen.update(segment.open)
             runs += content.confirmed
             self._next_number = max(
                 self._next_number,
@@ -379,6 +380,21 @@ def _first(segment: Segment) -> int:
 
 def _last(run: tuple[int, int]) -> int:
     return run[1]
+
+
+def _runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Numbers, mostly ascending without a hole, as runs."""
+    runs: list[tuple[int, int]] = []
+    first = last = -1
+    for number in numbers:
+        if number != last + 1:
+            if first >= 0:
+                runs.append((first, last))
+            first = number
+        last = number
+    if first >= 0:
+        runs.append((first, last))
+    return runs
 
 
 def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -61,6 +61,23 @@ class NumberSet:
             self._chunks[index] = mine | chunk
             self._count += (chunk & ~mine).bit_count()
 
+    def remove_all(self, other: NumberSet) -> None:
+        """Take out all of another set."""
+        for index, chunk in other._chunks.items():
+            mine = self._chunks.get(index, 0)
+            if mine & chunk:
+                self._count -= (mine & chunk).bit_count()
+                self._set_chunk(index, mine & ~chunk)
+
+    def add_run(self, first: int, last: int) -> None:
+        """Put in all numbers from ``first`` to ``last``; the time it takes grows with how far they are apart."""
+        for index in range(first // _BITS, last // _BITS + 1):
+            low, high = max(first - index * _BITS, 0), min(last - index * _BITS, _BITS - 1)
+            mine = self._chunks.get(index, 0)
+            chunk = mine | ((1 << high - low + 1) - 1) << low
+            self._chunks[index] = chunk
+            self._count += chunk.bit_count() - mine.bit_count()
+
     def take_run(self, first: int, last: int) -> NumberSet:
         """Take out all numbers from ``first`` to ``last``, however far apart, and return them as a set."""
         taken = NumberSet()

@@ -49,6 +49,25 @@ def test_a_run_is_taken_out(wanted: set[int], one: int, other: int) -> None:
     assert (len(taken), len(mine)) == (len(list(taken)), len(list(mine)))
 
 
+@given(st.sets(numbers), st.integers(0, 3000), st.integers(0, 3000))
+def test_a_run_is_put_in(wanted: set[int], one: int, other: int) -> None:
+    """Putting a run in adds exactly what was missing of it."""
+    first, last = min(one, other), max(one, other)
+    mine = NumberSet(wanted)
+    mine.add_run(first, last)
+    assert list(mine) == sorted(wanted | set(range(first, last + 1)))
+    assert len(mine) == len(list(mine))
+
+
+@given(st.sets(numbers), st.sets(numbers))
+def test_a_set_is_taken_out(wanted: set[int], less: set[int]) -> None:
+    """Taking a set out leaves what only the first one had."""
+    mine = NumberSet(wanted)
+    mine.remove_all(NumberSet(less))
+    assert list(mine) == sorted(wanted - less)
+    assert len(mine) == len(wanted - less)
+
+
 @given(st.sets(numbers), st.sets(numbers), numbers)
 def test_union_and_first(wanted: set[int], more: set[int], start: int) -> None:
     """A union has all of both once, and the first number from a place is the smallest one there."""
