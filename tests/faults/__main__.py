@@ -39,8 +39,9 @@ async def run(seconds: float, seed: int, only: str, keep_folder: bool) -> int:
             await running.run()
     show(running, console)
     (world.folder / "report.txt").write_text(console.export_text())
+    evidence = keep(running, world.folder)
     if running.findings.violations:
-        console.print(f"The evidence is in {keep(running, world.folder)}; logs lie beside it.")
+        console.print(f"The evidence is in {evidence}; logs lie beside it.")
         return 1
     if not keep_folder:
         shutil.rmtree(world.folder, ignore_errors=True)

@@ -32,7 +32,9 @@ def show(run: Run, console: Console) -> None:
     findings = run.findings
     console.print("requests tried:", findings.counts["requests"], dict(findings.statuses.most_common()))
     console.print("counted:", {name: n for name, n in sorted(findings.counts.items()) if name != "requests"})
-    console.print("most unbilled deltas of one request:", findings.worst_unbilled[0])
+    deltas, told = findings.worst_unbilled
+    if deltas:
+        console.print(f"most unbilled deltas of one request: {deltas}\n{told}", markup=False)
     kinds = ("lost", "twice", "overspent", "mischarged", "wrong 402", "books", "not quiet", "suite")
     verdict = ", ".join(f"{findings.of(kind)} {kind}" for kind in kinds)
     console.print(f"[bold {'red' if findings.violations else 'green'}]{verdict}[/] (seed {run.seed})")
