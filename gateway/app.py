@@ -211,6 +211,7 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
             journal,
             counter,
             books,
+            cover,
             on_settled=metrics.settled,
             # What Redis lost has to be found before its credit is released.
             redeliver_after_s=min(REDELIVER_AFTER_S, settings.epoch_grace_s / 4),

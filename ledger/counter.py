@@ -180,8 +180,10 @@ class CreditCounter:
         """
         return read_recall(await self._collector_of(org_id).ask(("recall", org_id, claim, fingerprint)))
 
-    async def settle(self, settlement: Settlement) -> Settled | UnknownHold:
+    async def settle(self, settlement: Settlement) -> Settled | UnknownHold | OutOfCredit:
         """End a hold with a charge of min(amount, what it held + what is available). A repeat is harmless.
+
+        ``OutOfCredit``: without leave to clamp, less than the amount could be charged; nothing was done.
 
         Raises:
             CounterUnavailable: nobody knows; repeat it.

@@ -161,6 +161,8 @@ class Settlement:
         info: JSON of the usage, handed on in the event.
         claim: the idempotency key to end together with the hold.
         outcome: what is kept under it; ``None`` gives the key back.
+        clamp: whether less will do, if Redis has not enough of the organization's credit; what is missing is then the
+            platform's loss.
         epoch: the one that its hold was taken in; 0 in records of a version that did not know it.
     """
 
@@ -173,6 +175,7 @@ class Settlement:
     claim: str | None = None
     outcome: str | None = None
     epoch: int = 0
+    clamp: bool = True
 
 
 SettleVerdict = Literal["fresh", "repeated", "late"]
@@ -203,7 +206,7 @@ class UnknownHold:
     """The counter has no such hold of this organization. A void has left a tombstone, so that it can't be taken."""
 
 
-Closing = Settled | Voided | UnknownHold | CounterUnavailable
+Closing = Settled | Voided | UnknownHold | OutOfCredit | CounterUnavailable
 """What became of one settlement among many."""
 
 

@@ -100,7 +100,7 @@ def settle_words(s: Settlement, name: str) -> tuple[Any, ...]:
     claim: tuple[str, ...] = ()
     if s.claim:
         claim = (_name(s.claim),) if s.outcome is None else (_name(s.claim), s.outcome)
-    return (name, s.hold_id, s.org_id, amount, refunds, s.opens, _info(s.info), claim)
+    return (name, s.hold_id, s.org_id, amount, refunds, s.opens, _info(s.info), claim, 1 if s.clamp else 0)
 
 
 def beat_words(beats: Sequence[Beat]) -> tuple[Any, ...]:
@@ -136,10 +136,12 @@ def read_recall(answer: list[Any]) -> Recalled | None:
     return Recalled(_CLAIM_STATES[answer[0]], answer[1] if answer[0] == 0 else "")
 
 
-def read_settle(answer: list[Any]) -> Settled | UnknownHold:
-    """The script's answer to a settlement."""
+def read_settle(answer: list[Any]) -> Settled | UnknownHold | OutOfCredit:
+    """The script's answer to a settlement. ``OutOfCredit.available_nanos`` is then what could be charged."""
     if answer[0] == 3:
         return UnknownHold()
+    if answer[0] == 4:
+        return OutOfCredit(available_nanos=answer[1], returned_nanos=answer[2])
     return Settled(answer[1], answer[2], _VERDICTS[answer[0]])
 
 

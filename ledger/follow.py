@@ -38,11 +38,15 @@ class EpochFollower:
 
     async def run(self) -> None:
         """Look now and then, and at once when something is wrong, until cancelled."""
+        said = ""
         while True:
             try:
                 await self._look()
+                said = ""
             except LedgerError as error:
-                log.warning("The ledger's epochs cannot be read: %s", error)
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("The ledger's epochs cannot be read: %s", said)
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._wake.wait()

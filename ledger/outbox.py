@@ -21,6 +21,9 @@ bytes each; of the others only their numbers are kept, at a bit each, and they a
 is room. On the disk a settlement takes about 650 bytes, more with a stored outcome: with Postgres away for an hour at
 1,000 requests a second, the journals grow by 2.4 GB.
 
+Where Redis has too little of the organization's credit for a charge, Postgres is asked for more (``ledger.cover``)
+before less is charged than was used.
+
 What can be lost: the settlement of a worker killed between the end of a request and the group commit (the hold is then
 reaped at its last heartbeat), and one whose disk *and* whose Redis refuse until the process dies. When the disk
 refuses, ``record`` waits for Redis's answer instead of the disk's, and the settlement is watched from memory.
@@ -32,13 +35,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from ledger.booked_watch import BookedWatch, Unbooked
 from ledger.bookkeeper import Bookkeeper
-from ledger.counter import Closing, CounterUnavailable, CreditCounter, Settled, Settlement, UnknownHold
+from ledger.counter import Closing, CounterUnavailable, CreditCounter, OutOfCredit, Settled, Settlement, UnknownHold
+from ledger.cover import Answer, Cover
 from ledger.journal import Journal, JournalLocked, JournalUnavailable, ReadBack
 from ledger.outbox_queue import DeliveryQueue
 from ledger.outbox_values import Books, Item, OutboxCounts, OutboxUnavailable, RecoveryOutcome, Shelf
@@ -55,6 +59,7 @@ KEPT_UNDURABLE = 10_000
 """Settlements that the disk refused, and that are kept in memory until they are booked."""
 
 DISK_PAUSE_S = 5.0
+COVER_PAUSE_S = 5.0
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 _log = logging.getLogger(__name__)
@@ -71,6 +76,7 @@ class SettlementOutbox:
         journal: open, and not used by anyone else.
         books: Postgres. None for a counter without a ledger: a settlement then ends when Redis has answered, and what
             Redis does not know is set aside in a file.
+        cover: brings more credit to Redis. None: what Redis has is all there is.
         on_settled: for metrics.
         max_pending: settlements in memory that wait for Redis.
         max_unbooked: settlements in memory that wait for Postgres.
@@ -82,6 +88,7 @@ class SettlementOutbox:
     journal: Journal
     counter: CreditCounter
     books: Books | None = None
+    cover: Cover | None = None
     on_settled: OnSettled | None = None
     max_pending: int = 100_000
     max_unbooked: int = 200_000
@@ -104,6 +111,7 @@ class SettlementOutbox:
     _wake: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _progress: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(init=False, default_factory=list)
+    _covering: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     _failures: int = field(init=False, default=0)
     _closed: bool = field(init=False, default=False)
 
@@ -204,10 +212,11 @@ class SettlementOutbox:
     async def close(self) -> None:
         """Stop delivering and let go of the journals. What is not booked stays in them for the next start."""
         self._closed = True
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._covering]
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks)
         for shelf in self._shelves:
             await shelf.journal.close()
 
@@ -357,7 +366,7 @@ class SettlementOutbox:
         batch = self._queue.take(DELIVERED_AT_ONCE)
         closings: list[Closing] = []
         try:
-            closings = await self.counter.close_holds([item.settlement for item in batch])
+            closings = await self.counter.close_holds([self._words(item) for item in batch])
         except Exception as error:
             _log.exception("A batch of settlements could not be delivered; it is tried again.")
             closings = [CounterUnavailable("unreachable", str(error))] * len(batch)
@@ -366,6 +375,8 @@ class SettlementOutbox:
             if isinstance(closing, CounterUnavailable):
                 self.last_error = str(closing)
                 failed.append(item)
+            elif isinstance(closing, OutOfCredit):
+                self._seek_cover(item, closing)
             elif not self._is_unknown(item.settlement, closing):
                 self._delivered(item, closing)
             elif self._bookkeeper is not None:
@@ -392,12 +403,33 @@ class SettlementOutbox:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), delay_s - _BACKOFF_S[0] + 0.001)
 
+    def _words(self, item: Item) -> Settlement:
+        return item.settlement if item.clamp or self.cover is None else replace(item.settlement, clamp=False)
+
+    def _seek_cover(self, item: Item, short: OutOfCredit) -> None:
+        """Ask Postgres for more credit while the others go on; then the settlement is delivered again."""
+        assert self.cover is not None
+        task = asyncio.get_running_loop().create_task(self._covered(self.cover, item, short))
+        self._covering.add(task)
+        task.add_done_callback(self._covering.discard)
+
+    async def _covered(self, cover: Cover, item: Item, short: OutOfCredit) -> None:
+        settlement = item.settlement
+        covered = await cover.cover(settlement.org_id, settlement.amount_nanos - short.available_nanos, short)
+        if covered.answer is Answer.EXHAUSTED:
+            item.clamp = True
+        elif covered.answer is not Answer.GRANTED:
+            # Nobody is kept waiting by this one; should its hold expire, it becomes a correction.
+            await asyncio.sleep(min(covered.retry_after_s, COVER_PAUSE_S))
+        self._queue.back([item])
+        self._rouse()
+
     def _is_unknown(self, settlement: Settlement, closing: Closing) -> bool:
         """Whether Redis does not have the hold, so that the books must end it."""
         if isinstance(closing, UnknownHold):
             # Old records don't say of which epoch they are; a void that nobody knows then charges nobody.
             return settlement.amount_nanos > 0 or settlement.epoch != 0
-        assert not isinstance(closing, CounterUnavailable)
+        assert not isinstance(closing, CounterUnavailable | OutOfCredit)
         # An epoch begins with an empty Redis: what it says of an older hold is the trace of a void it did not know.
         epoch = self.counter.epoch_of(self.counter.shard_of(settlement.org_id))
         return closing.verdict == "repeated" and settlement.epoch not in (0, epoch)
@@ -408,7 +440,7 @@ class SettlementOutbox:
             self.counts.delivered += 1
             if isinstance(closing, Settled) and not (item.earlier_run and closing.verdict == "repeated"):
                 self._count_charge(closing.charged_nanos, closing.shortfall_nanos)
-        elif not isinstance(closing, UnknownHold | CounterUnavailable) and closing.verdict != "repeated":
+        elif not isinstance(closing, UnknownHold | OutOfCredit | CounterUnavailable) and closing.verdict != "repeated":
             self.counts.resettled += 1
             _log.warning("Redis had lost the settlement of %s; it has it again.", item.settlement.hold_id)
         if self._bookkeeper is None or isinstance(closing, UnknownHold):

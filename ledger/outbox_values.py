@@ -120,6 +120,8 @@ class Item:
     earlier_run: bool = False
     times_delivered: int = 0
     taken: asyncio.Future[None] | None = None
+    clamp: bool = False
+    """Nobody can bring more credit to Redis than it has, so less will do."""
 
 
 @dataclass(slots=True)

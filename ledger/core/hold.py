@@ -125,7 +125,10 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """After an attempt to end a hold. ``verdict``: ``fresh``, ``repeated``, ``late``, ``unknown`` or ``nothing``."""
+    """After an attempt to end a hold.
+
+    ``verdict``: ``fresh``, ``repeated``, ``late``, ``unknown``, ``short`` or ``nothing``.
+    """
 
     verdict: str
     account: Account
@@ -178,8 +181,10 @@ def extend(account: Account, hold: Hold | None, *, org: str, total: int) -> Take
     return Taken("held", moved, replace(hold, held=total))
 
 
-def end(account: Account, hold: Hold | None, ending: Ending, *, org: str, amount: int) -> Ended:
-    """End a hold at ``amount`` (0 for a void, the accrued amount for a reap)."""
+def end(
+    account: Account, hold: Hold | None, ending: Ending, *, org: str, amount: int, clamp: bool = True
+) -> Ended:
+    """End a hold at ``amount`` (0 for a void, the accrued amount for a reap); without ``clamp`` at all of it or not."""
     step = STEPS[hold.state if hold is not None else None, ending]
     if hold is not None and hold.org != org:
         return Ended("unknown", account, hold)
@@ -191,6 +196,9 @@ def end(account: Account, hold: Hold | None, ending: Ending, *, org: str, amount
         return Ended("nothing", account, hold)
     if step is Step.REPEAT:
         return Ended("repeated", account, hold)
+    covered = account.available + (hold.held if step is Step.CLOSE else hold.charged)
+    if amount > covered and not clamp:
+        return Ended("short", account, hold)
     if step is Step.CORRECT:
         return _correct(account, hold, amount)
     return _close(account, hold, ending, amount)

@@ -298,13 +298,18 @@ function run.recall(a)
   return '0,' .. cjson.encode(redis.call('HGET', claim_key(a[2], a[3]), 'outcome') or '')
 end
 
--- settle, id, org, amount, [[rate, units to give back]], [open], info, [claim, outcome to keep]
--- 0 fresh, 1 repeated, 2 late: charged, short · 3 unknown
+-- settle, id, org, amount, [[rate, units to give back]], [open], info, [claim, outcome to keep], whether less will do
+-- 0 fresh, 1 repeated, 2 late: charged, short · 3 unknown · 4 short, nothing done: what could be charged, returned ever
 function run.settle(a)
   local hold, org = a[2], a[3]
   local key = prefix .. 'hold:' .. hold
   local row = read_hold(key)
   if not row.state or row.org ~= org then return '3' end
+  if a[9] == 0 and (row.state == 'held' or row.state == 'reaped') then
+    local account, available = balance(org)
+    local most = available + tonumber(row.state == 'held' and row.held or row.charged)
+    if a[4] > most then return '4,' .. int(most) .. ',' .. (redis.call('HGET', account, 'returned') or '0') end
+  end
   if row.state == 'reaped' then
     local answer = correct(key, hold, org, row, a[4], a[7])
     end_claim(org, hold, a[8])

@@ -14,7 +14,7 @@ from gateway.core.ports import Recorder
 from gateway.core.state import Key, Limits, Scope
 from gateway.dataplane.relay import Interrupted, Patience, Relay
 from gateway.dataplane.reply import Reply
-from gateway.dataplane.watch import Watch
+from gateway.dataplane.watch import Carry, Watch
 from ledger.counter import CreditCounter
 
 
@@ -41,7 +41,7 @@ async def ending_of(relay: Relay) -> Ending:
 
 async def test_a_key_revoked_while_its_request_was_admitted_gets_no_answer() -> None:
     """The revocation came before the relay was watched; it counts all the same. Other keys go on."""
-    watch = Watch(cast(CreditCounter, None), heartbeat_s=1, expires_in_s=3)
+    watch = Watch(cast(CreditCounter, None), cast(Carry, None), heartbeat_s=1, expires_in_s=3)
     watch.revoke("a" * 24)
     late, other = relay_of("a" * 24), relay_of("b" * 24)
     watch.add(late)
@@ -53,7 +53,7 @@ async def test_a_key_revoked_while_its_request_was_admitted_gets_no_answer() -> 
 
 async def test_a_request_admitted_after_the_drain_costs_nothing() -> None:
     """What comes out of its wait when the drain's time is over ends as our failure."""
-    watch = Watch(cast(CreditCounter, None), heartbeat_s=1, expires_in_s=3)
+    watch = Watch(cast(CreditCounter, None), cast(Carry, None), heartbeat_s=1, expires_in_s=3)
     watch.interrupt_all()
     late = relay_of("a" * 24)
     watch.add(late)
