@@ -102,7 +102,7 @@ SHEETS: Final[Mapping[str, Sheet]] = {
             Column("cached_prompt_tokens", "integer", "prompt tokens from a cache"),
             Column("completion_tokens", "integer", "without reasoning ones"),
             Column("reasoning_tokens", "integer", "tokens of hidden reasoning"),
-            Column("requests", "integer", "requests with a price of their own"),
+            Column("requests", "integer", "1 for a request that counts as one"),
             Column("images", "integer", "images"),
             Column("audio_seconds", "integer", "seconds of audio"),
             Column("price_card_id", "text", "the price card that was in force"),

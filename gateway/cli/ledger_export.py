@@ -115,7 +115,8 @@ def _summarize(place: Place, summary: dict[str, Any], *, on_stderr: bool) -> Non
     """One line: beside the file on standard output, or, when that is taken by the data, on standard error."""
     where = f" to {summary['file']}" if summary["file"] else ""
     amount = f"{format_usd(summary['sum_nanos'])} USD {summary['sum_is']}"
-    text = f"Exported {summary['rows']:,} rows of {summary['what']}{where}: {amount}."
+    rows = "1 row" if summary["rows"] == 1 else f"{summary['rows']:,} rows"
+    text = f"Exported {rows} of {summary['what']}{where}: {amount}."
     if not on_stderr:
         show_text(place, summary, text)
     elif place.as_json:

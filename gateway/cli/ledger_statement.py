@@ -177,6 +177,8 @@ def _purchase_rows(purchase: Purchase) -> Iterator[dict[str, Any]]:
     """The lines of one purchase; they add up to the last one."""
     names = {"endpoint": purchase.endpoint_id or "-", "alias": purchase.alias or "-"}
     for line in purchase.lines:
+        if line.meter is Meter.REQUEST and not line.list_nanos:
+            continue  # every request counts one; it is a line only where that has a price
         yield {**names, "what": _WORDS[line.meter], "units": f"{line.units:,}", "usd": _usd(line.list_nanos)}
         names = {"endpoint": " ", "alias": " "}
     for what, nanos in (
@@ -186,7 +188,8 @@ def _purchase_rows(purchase: Purchase) -> Iterator[dict[str, Any]]:
     ):
         if nanos:
             yield {**names, "what": what, "units": " ", "usd": _usd(nanos)}
-    yield {**names, "what": "= charged", "units": f"{purchase.requests:,} requests", "usd": _usd(purchase.amount_nanos)}
+    requests = "1 request" if purchase.requests == 1 else f"{purchase.requests:,} requests"
+    yield {**names, "what": "= charged", "units": requests, "usd": _usd(purchase.amount_nanos)}
 
 
 def _usd(nanos: int) -> str:

@@ -156,7 +156,7 @@ async def test_an_export_is_a_file_and_a_summary(books: Books, tmp_path: Path) -
     assert (line["org_id"], line["amount_usd"], line["amount_nanos"]) == (books.org, "10.00", str(10 * USD))
     (await books.run(*words)).fails(cli_main.REFUSED, "exists; give --force")
     again = await books.run(*words, "--force")
-    assert again.out == f"Exported 1 rows of top-ups to {out}: 10.00 USD paid in.\n"
+    assert again.out == f"Exported 1 row of top-ups to {out}: 10.00 USD paid in.\n"
     assert os.listdir(tmp_path) == ["top-ups.csv"]
 
 
