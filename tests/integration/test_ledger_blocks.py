@@ -252,6 +252,8 @@ async def test_a_role_without_rights_to_watch_others_closes_blocks_safely(pool: 
             opened = slow.transaction()
             await opened.start()
             await post(slow)
+            async with pool.acquire() as conn:
+                await post(conn)
 
             async def closed() -> int:
                 async with pool.acquire() as own:
@@ -264,6 +266,7 @@ async def test_a_role_without_rights_to_watch_others_closes_blocks_safely(pool: 
             assert await closed() == 0
             await opened.commit()
             assert await closed() == 1
+        assert (await verified(pool)).transfers == 2
     finally:
         await pool.execute("DROP OWNED BY closer_of_blocks; DROP ROLE closer_of_blocks")
 
