@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from ledger.block_values import BEGIN, GENESIS, Head
-from ledger.blocks import ChainReport, close_blocks, newest_block, verify_chain
+from ledger.blocks import BLOCKS_PER_TRANSACTION, ChainReport, close_blocks, newest_block, verify_chain
 from ledger.database import Pool
 from ledger.postgres import Ledger
 from ledger.summaries import summarize_transfers
@@ -322,3 +322,12 @@ async def test_the_last_minutes_are_found_without_reading_whole_months(pool: Poo
     assert await close_blocks(pool) == 2
     assert await pages_read() < before / 3
     assert await summarize_transfers(pool) == 0
+
+
+async def test_a_long_backlog_is_closed_in_one_call(pool: Pool) -> None:
+    """More blocks than fit in one transaction still make one chain without a gap."""
+    async with pool.acquire() as conn:
+        await post(conn, 2 * BLOCKS_PER_TRANSACTION + 5)
+    assert await close_blocks(pool, margin_s=0, rows_per_block=1) == 2 * BLOCKS_PER_TRANSACTION + 5
+    report = await verified(pool)
+    assert (report.differences, report.blocks, report.transfers) == ((), report.transfers, report.blocks)
