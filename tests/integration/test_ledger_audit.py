@@ -13,6 +13,8 @@ from ledger.audit import AuditReport, audit
 from ledger.core.meters import Meter
 from ledger.core.pricing import charge_nanos
 from ledger.counter import Beat, CreditCounter, Settlement
+from ledger.recovery import book_recovered, release_due
+from tests.integration.ledger_books import Books, opened_books
 from tests.integration.ledger_world import ORG, USD, World, opened_world
 from tests.services import FreshDatabase, FreshRedis, RedisService
 
@@ -32,7 +34,7 @@ async def world(fresh_database: FreshDatabase, redis_service: RedisService) -> A
         await world.fund()
         await world.fund(org=OTHER)
         await world.ledger.top_up(OTHER, USD, "second")
-        await world.ledger.deliver_grants(world.counter)
+        await world.grant(OTHER)
         for _ in range(3):
             await world.spend(METERS)
             await world.spend(METERS, org=OTHER)
@@ -47,19 +49,36 @@ async def world(fresh_database: FreshDatabase, redis_service: RedisService) -> A
         await world.counter.void(Settlement(holds[2], ORG, 0, info=world.info({}, "failed")))
         rich = await world.hold(org=OTHER, fixed=USD)
         await world.counter.settle(world.settlement(rich, {Meter.PROMPT: 2 * 10**9}, org=OTHER))
+        assert await world.counter.give_back(ORG, 1, keep_nanos=40 * USD) > 0
         await world.booked()
         yield world
+
+
+@pytest.fixture
+async def books(fresh_database: FreshDatabase) -> AsyncIterator[Books]:
+    """A ledger whose shard has lost Redis once, with everything that follows from it, and a new beginning."""
+    async with opened_books(fresh_database()) as books:
+        await books.fund(ORG, 1000, granted=500)
+        await books.desks[0].book([books.event(ORG, "settle", 30), reap := books.event(ORG, "reap", 20)])
+        await books.lose()
+        corrected = books.recovered(ORG, 60, hold=reap.hold, epoch=1)
+        await book_recovered(books.pool, books.months, [corrected, books.recovered(ORG, 5, epoch=1)])
+        await release_due(books.pool, 0)
+        await book_recovered(books.pool, books.months, [books.recovered(ORG, 9, epoch=1)])
+        await books.grant(ORG, 200)
+        await books.desks[0].book([books.event(ORG, "settle", 15), books.event(ORG, "return", 25)])
+        yield books
 
 
 def found(report: AuditReport) -> set[str]:
     return {difference.check for difference in report.differences}
 
 
-async def tamper(world: World, sql: str) -> None:
+async def tamper(world: World | Books, sql: str) -> None:
     """What no program can do: change the past, with the triggers off (a superuser's right)."""
     async with world.pool.acquire() as conn, conn.transaction():
         await conn.execute("SET LOCAL session_replication_role = replica")
-        for name in ("transfer", "usage_event", "top_up"):
+        for name in ("transfer", "usage_event", "top_up", "escrow_return", "escrow_freeze"):
             await conn.execute(f"GRANT ALL ON ledger.{name} TO CURRENT_USER")
         await conn.execute(sql)
 
@@ -81,7 +100,7 @@ async def test_a_right_ledger_has_no_differences(world: World) -> None:
     ("sql", "checks"),
     [
         ("UPDATE ledger.balance SET escrow_nanos = escrow_nanos + 1 WHERE org_id = 'org_aaaaaaaaaaaa'",
-         {"balances", "redis"}),
+         {"balances", "epochs", "redis"}),
         ("UPDATE ledger.transfer SET amount_nanos = amount_nanos + 1 WHERE kind = 'charge'", {"balances", "events"}),
         ("DELETE FROM ledger.transfer WHERE kind = 'late_charge'", {"balances", "events"}),
         ("UPDATE ledger.transfer SET kind = 'grant' WHERE kind = 'top_up'", {"transfers", "events"}),
@@ -93,10 +112,12 @@ async def test_a_right_ledger_has_no_differences(world: World) -> None:
         ("UPDATE ledger.usage_event SET shortfall_nanos = shortfall_nanos + 1 WHERE kind = 'reap'", {"charges"}),
         ("UPDATE ledger.usage_event SET seq = 1 WHERE kind = 'late' AND amount_nanos > 0", {"sequence"}),
         ("DELETE FROM ledger.usage_event WHERE kind = 'void'", {"sequence"}),
-        ("DELETE FROM ledger.usage_event WHERE kind = 'reap'", {"sequence", "events", "charges", "redis"}),
+        ("DELETE FROM ledger.usage_event WHERE kind = 'reap'", {"sequence", "events", "charges", "epochs", "redis"}),
         ("DELETE FROM ledger.top_up WHERE idempotency_key = 'second'", {"balances", "events"}),
         ("UPDATE ledger.escrow_grant SET grant_seq = 7 WHERE grant_seq = 2", {"grants", "redis"}),
         ("UPDATE ledger.price_card SET rates = '{\"request\": 1}'", {"charges"}),
+        ("UPDATE ledger.escrow_return SET seq = seq + 1", {"sequence"}),
+        ("UPDATE ledger.escrow_return SET hold_id = 'req_00000000000000000000000000'", {"redis"}),
         (
             "INSERT INTO ledger.anomaly (shard, epoch, stream_id, kind, detail) VALUES (0, 1, '1-9', 'gap', '{}')",
             {"anomalies"},
@@ -111,8 +132,47 @@ async def test_every_tampering_is_found(world: World, sql: str, checks: set[str]
     assert found(report) == checks
 
 
+async def test_a_ledger_that_lost_redis_has_no_differences(books: Books) -> None:
+    """Frozen, recovered, corrected, covered, released, granted again and returned: all of it adds up."""
+    report = await audit(books.pool, None)
+    assert report.differences == []
+    assert (report.recovered_events, report.frozen_nanos, report.charged_nanos) == (3, 0, 30 + 60 + 5 + 9 + 15)
+    kinds = await books.pool.fetch("SELECT DISTINCT kind FROM ledger.escrow_freeze ORDER BY kind")
+    assert [row["kind"] for row in kinds] == ["cover", "freeze", "release"]
+
+
 @pytest.mark.parametrize(
-    ("field", "by"), [("available", 1), ("held", -1), ("spent", 5), ("granted", 1), ("grant_seq", 1)]
+    ("sql", "checks"),
+    [
+        ("UPDATE ledger.balance SET frozen_nanos = frozen_nanos + 1", {"balances"}),
+        ("UPDATE ledger.balance SET available_nanos = available_nanos - 1, frozen_nanos = 1", {"balances"}),
+        ("UPDATE ledger.escrow_freeze SET amount_nanos = amount_nanos + 1 WHERE kind = 'freeze'", {"events", "epochs"}),
+        ("UPDATE ledger.escrow_freeze SET amount_nanos = amount_nanos + 1 WHERE kind = 'cover'", {"events"}),
+        ("DELETE FROM ledger.escrow_freeze WHERE kind = 'release'", {"events"}),
+        ("DELETE FROM ledger.escrow_freeze WHERE kind = 'freeze'", {"events", "epochs"}),
+        ("UPDATE ledger.escrow_freeze SET amount_nanos = 9999 WHERE kind = 'release'", {"events", "epochs"}),
+        ("UPDATE ledger.epoch SET frozen_nanos = 0", {"epochs"}),
+        ("UPDATE ledger.epoch SET lost_booked_seq = 5 WHERE closes = 1", {"sequence"}),
+        ("UPDATE ledger.usage_event SET recovered = true WHERE epoch = 2", {"events", "epochs", "sequence"}),
+        ("UPDATE ledger.usage_event SET recovered = false WHERE revision = 1", {"events", "epochs", "sequence"}),
+        ("DELETE FROM ledger.usage_event WHERE revision = 1", {"events"}),
+        ("UPDATE ledger.escrow_return SET epoch = 1", {"epochs", "sequence"}),
+        ("DELETE FROM ledger.escrow_return", {"events", "epochs", "sequence"}),
+        ("UPDATE ledger.transfer SET kind = 'release' WHERE kind = 'return'", {"transfers", "events"}),
+        ("UPDATE ledger.transfer SET debit_account = credit_account, credit_account = debit_account "
+         "WHERE kind = 'release'", {"balances", "transfers", "events"}),
+        ("UPDATE ledger.transfer SET debit_account = (SELECT id FROM ledger.account WHERE kind = 'escrow') "
+         "WHERE kind = 'late_charge'", {"balances", "events"}),
+    ],
+)  # fmt: skip
+async def test_every_tampering_with_what_was_lost_is_found(books: Books, sql: str, checks: set[str]) -> None:
+    """What was frozen, released, recovered and returned cannot be changed without a check going red."""
+    await tamper(books, sql)
+    assert found(await audit(books.pool, None)) == checks
+
+
+@pytest.mark.parametrize(
+    ("field", "by"), [("available", 1), ("held", -1), ("spent", 5), ("granted", 1), ("grant_seq", 1), ("returned", 2)]
 )
 async def test_every_difference_in_redis_is_found(
     world: World, redis_service: RedisService, field: str, by: int
