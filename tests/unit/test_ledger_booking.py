@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.booking import METER_COLUMNS, STAGED_COLUMNS, Position, Unbookable, plan, quantities_of, quarantine, row_of
+from ledger.booking import (
+    METER_COLUMNS,
+    STAGED_COLUMNS,
+    Position,
+    ReturnSeen,
+    Unbookable,
+    identity,
+    plan,
+    quantities_of,
+    quarantine,
+    row_of,
+)
 from ledger.core.ids import request_id
 from ledger.core.meters import Meter
 from ledger.counter_values import LedgerEvent
@@ -115,6 +126,10 @@ def test_a_description_of_wrong_types_becomes_none_or_zero(info: dict[str, objec
         {"amount_nanos": 2**63},
         {"short_nanos": -(2**64)},
         {"kind": "grant", "grant_seq": None},
+        {"kind": "return", "amount_nanos": 0},
+        {"kind": "return", "amount_nanos": -1},
+        {"kind": "return", "amount_nanos": 2**63},
+        {"kind": "return", "t_ms": 1},
         {"t_ms": -1},
         {"t_ms": 10**18},
     ],
@@ -125,6 +140,24 @@ def test_what_cannot_be_booked_is_kept_as_an_anomaly(changes: dict[str, object])
     assert [(anomaly.kind, anomaly.seq) for anomaly in planned.anomalies] == [("refused", 1)]
     assert len(planned.rows) == 1
     assert planned.end == Position(1, 2, "1-2")
+
+
+def test_a_return_is_no_usage() -> None:
+    """What Redis gives back has an amount, a place in the sequence and a month, and no hold."""
+    planned = plan([event(4, kind="return", hold="", amount_nanos=70)], Position(1, 3, "1-3"))
+    assert planned.returns == [ReturnSeen("org_a", 1, 4, 70, NOW_MS)]
+    assert (planned.rows, planned.grants, planned.anomalies) == ([], [], [])
+    assert planned.months == {date(2026, 11, 1)}
+
+
+def test_the_end_of_a_batch_says_which_event_it_was() -> None:
+    """Another event under the same number has another identity; where booking stands does not depend on it."""
+    ends = [plan([event(1, **changes)], Position(0, 0, "0-0")).end for changes in ({}, {"amount_nanos": 11})]
+    assert ends[0] == ends[1] == Position(1, 1, "1-1")
+    assert ends[0].last_event == f"settle:{HOLD}:10:{NOW_MS}"
+    assert ends[1].last_event == f"settle:{HOLD}:11:{NOW_MS}"
+    assert identity(event(kind="grant", hold="", grant_seq=1)) == f"grant:org_a:10:{NOW_MS}"
+    assert quarantine(event(1), Position(0, 0, "0-0"), "because").end.last_event == ends[0].last_event
 
 
 @pytest.mark.parametrize(
