@@ -18,8 +18,9 @@ A crash at any step is harmless: what was not booked is delivered again at the n
 
 Memory is bounded: ``max_pending`` settlements that wait for Redis, ``max_unbooked`` that wait for Postgres at about 300
 bytes each; of the others only their numbers are kept, at a bit each, and they are read back from the journal when there
-is room. On the disk a settlement takes about 650 bytes, more with a stored outcome: with Postgres away for an hour at
-1,000 requests a second, the journals grow by 2.4 GB.
+is room (``ledger.outbox_backlog``). On the disk a settlement takes about 610 bytes, more with a stored outcome: with
+Postgres away for an hour at 1,000 requests a second, the journals grow by 2.2 GB, and a start after that reads them in
+about half a minute.
 
 Where Redis has too little of the organization's credit for a charge, Postgres is asked for more (``ledger.cover``)
 before less is charged than was used.
@@ -43,22 +44,18 @@ from ledger.booked_watch import BookedWatch, Unbooked
 from ledger.bookkeeper import Bookkeeper
 from ledger.counter import Closing, CounterUnavailable, CreditCounter, OutOfCredit, Settled, Settlement, UnknownHold
 from ledger.cover import Answer, Cover
-from ledger.journal import Journal, JournalLocked, JournalUnavailable, ReadBack
+from ledger.journal import Journal, JournalLocked, JournalUnavailable
+from ledger.outbox_backlog import Backlog
 from ledger.outbox_queue import DeliveryQueue
 from ledger.outbox_values import Books, Item, OutboxCounts, OutboxUnavailable, RecoveryOutcome, Shelf
-from ledger.set_aside import UNREADABLE_FILE, set_aside
-from ledger.settlement_words import decode, encode
+from ledger.settlement_words import encode
 
 __all__ = ["Books", "OutboxCounts", "OutboxUnavailable", "RecoveryOutcome", "SettlementOutbox"]
 
 DELIVERED_AT_ONCE = 256
-READ_BELOW = 8 * DELIVERED_AT_ONCE
-"""More is read back from the disk when fewer than this wait in memory."""
-
 KEPT_UNDURABLE = 10_000
 """Settlements that the disk refused, and that are kept in memory until they are booked."""
 
-DISK_PAUSE_S = 5.0
 COVER_PAUSE_S = 5.0
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -101,13 +98,12 @@ class SettlementOutbox:
     _queue: DeliveryQueue = field(init=False, default_factory=DeliveryQueue)
     _watch: BookedWatch = field(init=False)
     _bookkeeper: Bookkeeper | None = field(init=False, default=None)
+    _backlog: Backlog = field(init=False)
     _shelves: list[Shelf] = field(init=False)
     """The worker's own first, then adopted ones."""
     _writing: int = field(init=False, default=0)
     _undurable: int = field(init=False, default=0)
     _kept_undurable: int = field(init=False, default=0)
-    _unreadable: list[tuple[Shelf, int, bytes]] = field(init=False, default_factory=list)
-    _read_after_s: float = field(init=False, default=0.0)
     _wake: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _progress: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(init=False, default_factory=list)
@@ -127,6 +123,17 @@ class SettlementOutbox:
                 ask_every_s=self.ask_every_s,
                 redeliver_after_s=self.redeliver_after_s,
             )
+        self._backlog = Backlog(
+            self._shelves,
+            self._queue,
+            self._watch,
+            self.counts,
+            max_pending=self.max_pending,
+            max_unbooked=self.max_unbooked,
+            enqueue=self._enqueue,
+            watch_for=self._watch_for,
+            rouse=self._rouse,
+        )
 
     @property
     def pending(self) -> int:
@@ -252,79 +259,6 @@ class SettlementOutbox:
         self._rouse()
         return found
 
-    async def _read_back(self) -> bool:
-        """Read a piece of what is only on the disk, if there is room. False if nothing is to be read now."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._read_after_s:
-            return False
-        found = False
-        for shelf in self._shelves:
-            if not self._has_room_for(shelf):
-                continue
-            try:
-                piece = await shelf.journal.read_back(shelf.cursor)
-            except JournalUnavailable as error:
-                _log.error("%s It is tried again.", error)
-                self._read_after_s = loop.time() + DISK_PAUSE_S
-                loop.call_later(DISK_PAUSE_S, self._rouse)
-                return False
-            if piece is None:
-                shelf.cursor = 0
-            else:
-                self._take_in(shelf, piece)
-            found = True
-        return found
-
-    def _has_room_for(self, shelf: Shelf) -> bool:
-        if shelf.waiting_on_disk and len(self._queue) <= min(self.max_pending // 2, READ_BELOW):
-            return True
-        return bool(shelf.delivered_on_disk) and len(self._watch) <= self.max_unbooked // 2
-
-    def _take_in(self, shelf: Shelf, piece: ReadBack) -> None:
-        shelf.cursor = piece.last + 1
-        for number in piece.lost:
-            if number not in shelf.queued and number not in shelf.watched:
-                self._vanished(shelf, number, "")
-        for number, payload in piece.records.items():
-            if number in shelf.queued or number in shelf.watched:
-                continue
-            if number not in shelf.delivered:
-                if len(self._queue) < self.max_pending:
-                    self._take_in_waiting(shelf, number, payload)
-            elif len(self._watch) < self.max_unbooked:
-                self._watch_again(shelf, number, payload)
-            elif not shelf.waiting_on_disk:
-                shelf.cursor = number
-                return
-
-    def _take_in_waiting(self, shelf: Shelf, number: int, payload: bytes) -> None:
-        try:
-            settlement = decode(payload)
-        except ValueError as error:
-            _log.error("Record %d of the journal %s is not a settlement: %s.", number, shelf.journal.folder, error)
-            shelf.queued.add(number)
-            self._unreadable.append((shelf, number, payload))
-            return
-        self._enqueue(Item(settlement, shelf, number, earlier_run=number < shelf.journal.first_new))
-
-    def _watch_again(self, shelf: Shelf, number: int, payload: bytes) -> None:
-        assert self._bookkeeper is not None
-        shelf.watched.add(number)
-        self._bookkeeper.watch(Unbooked(decode(payload).hold_id, shelf, number, 1, None))
-
-    def _vanished(self, shelf: Shelf, number: int, hold_id: str) -> None:
-        self.counts.vanished += 1
-        _log.error(
-            "Record %d of the journal %s is gone from the disk. %s",
-            number,
-            shelf.journal.folder,
-            f"Redis has confirmed the settlement of {hold_id}; should it lose it before Postgres has booked it, only "
-            "what its last heartbeat had delivered is charged."
-            if hold_id or number in shelf.delivered
-            else "Its hold is charged at what its last heartbeat had delivered.",
-        )
-        shelf.end(number)
-
     # Out of memory
 
     def _rouse(self) -> None:
@@ -354,8 +288,7 @@ class SettlementOutbox:
                 try:
                     if self._queue.ready:
                         await self._deliver()
-                    more = await self._read_back() or self._queue.ready
-                    await self._set_unreadable_aside()
+                    more = await self._backlog.read_some() or self._queue.ready
                     await self._release_adopted()
                 except Exception:
                     _log.exception("The outbox stumbled; it goes on.")
@@ -381,7 +314,7 @@ class SettlementOutbox:
                 self._delivered(item, closing)
             elif self._bookkeeper is not None:
                 self._bookkeeper.recover(item)
-            elif await self._keep_aside(item.shelf, encode(item.settlement)):
+            elif await self._backlog.keep_aside(item.shelf, encode(item.settlement)):
                 self._queue.done(item)
                 self._end(item)
             else:
@@ -415,12 +348,16 @@ class SettlementOutbox:
 
     async def _covered(self, cover: Cover, item: Item, short: OutOfCredit) -> None:
         settlement = item.settlement
-        covered = await cover.cover(settlement.org_id, settlement.amount_nanos - short.available_nanos, short)
-        if covered.answer is Answer.EXHAUSTED:
-            item.clamp = True
-        elif covered.answer is not Answer.GRANTED:
-            # Nobody is kept waiting by this one; should its hold expire, it becomes a correction.
-            await asyncio.sleep(min(covered.retry_after_s, COVER_PAUSE_S))
+        try:
+            covered = await cover.cover(settlement.org_id, settlement.amount_nanos - short.available_nanos, short)
+            if covered.answer is Answer.EXHAUSTED:
+                item.clamp = True
+            elif covered.answer is not Answer.GRANTED:
+                # Nobody is kept waiting by this one; should its hold expire, it becomes a correction.
+                await asyncio.sleep(min(covered.retry_after_s, COVER_PAUSE_S))
+        except Exception:
+            _log.exception("No more credit could be asked for; the settlement is tried again.")
+            await asyncio.sleep(COVER_PAUSE_S)
         self._queue.back([item])
         self._rouse()
 
@@ -446,10 +383,14 @@ class SettlementOutbox:
         if self._bookkeeper is None or isinstance(closing, UnknownHold):
             self._end(item)
         else:
-            self._watch_for(self._bookkeeper, item)
+            self._await_booking(item)
         _tell_taken(item)
 
-    def _watch_for(self, bookkeeper: Bookkeeper, item: Item) -> None:
+    def _watch_for(self, unbooked: Unbooked) -> None:
+        assert self._bookkeeper is not None
+        self._bookkeeper.watch(unbooked)
+
+    def _await_booking(self, item: Item) -> None:
         watched = len(self._watch) < self.max_unbooked
         if item.number:
             item.shelf.has_delivered(item.number, watched=watched)
@@ -460,7 +401,7 @@ class SettlementOutbox:
         if watched:
             kept = None if item.number else item.settlement
             hold_id = item.settlement.hold_id
-            bookkeeper.watch(Unbooked(hold_id, item.shelf, item.number, item.times_delivered + 1, kept))
+            self._watch_for(Unbooked(hold_id, item.shelf, item.number, item.times_delivered + 1, kept))
 
     def _end(self, item: Item) -> None:
         if item.number:
@@ -478,27 +419,6 @@ class SettlementOutbox:
             except Exception:
                 _log.exception("The listener of settlements failed.")
 
-    async def _set_unreadable_aside(self) -> None:
-        """Keep records that are no settlement (of another version, say), so that they are not read at every start."""
-        records, self._unreadable = self._unreadable, []
-        for shelf, number, payload in records:
-            if await self._keep_aside(shelf, payload):
-                shelf.end(number)
-            else:
-                self._unreadable.append((shelf, number, payload))
-        if self._unreadable:
-            asyncio.get_running_loop().call_later(DISK_PAUSE_S, self._rouse)
-
-    async def _keep_aside(self, shelf: Shelf, line: bytes) -> bool:
-        try:
-            await asyncio.to_thread(set_aside, shelf.journal.folder, line)
-        except OSError as error:
-            self.last_error = f"A record could not be set aside: {error.strerror}."
-            return False
-        _log.error("A record was set aside in %s.", shelf.journal.folder / UNREADABLE_FILE)
-        self.counts.unreadable += 1
-        return True
-
     async def _release_adopted(self) -> None:
         for shelf in [shelf for shelf in self._shelves[1:] if shelf.journal.unconfirmed == 0]:
             self._shelves.remove(shelf)
@@ -514,7 +434,7 @@ class SettlementOutbox:
             shelf.end(unbooked.number)
         else:
             self._kept_undurable -= 1
-        if self._has_room_for(shelf) or (shelf is not self._shelves[0] and not shelf.journal.unconfirmed):
+        if self._backlog.has_work_for(shelf) or (shelf is not self._shelves[0] and not shelf.journal.unconfirmed):
             self._rouse()
 
     def is_recovered(self, item: Item, outcome: RecoveryOutcome) -> None:
@@ -536,7 +456,7 @@ class SettlementOutbox:
     async def is_refused(self, item: Item, reason: str) -> bool:
         """The books can't even keep it as an anomaly: keep it in a file."""
         _log.error("The books refused the settlement of %s: %s", item.settlement.hold_id, reason)
-        if not await self._keep_aside(item.shelf, encode(item.settlement)):
+        if not await self._backlog.keep_aside(item.shelf, encode(item.settlement)):
             return False
         self.counts.refused += 1
         self._queue.done(item)
@@ -550,34 +470,14 @@ class SettlementOutbox:
         if len(self._queue) + len(items) > max(self.max_pending, len(items)):
             return items
         later: list[Unbooked] = []
-        by_shelf: dict[Shelf, dict[int, Unbooked]] = {}
-        for unbooked in items:
-            if unbooked.settlement is not None:
-                self._kept_undurable -= 1
-                self._send_again(unbooked, unbooked.settlement)
-            else:
-                by_shelf.setdefault(unbooked.shelf, {})[unbooked.number] = unbooked
-        for shelf, wanted in by_shelf.items():
-            while wanted:
-                try:
-                    piece = await shelf.journal.read_back(min(wanted))
-                except JournalUnavailable as error:
-                    _log.error("%s", error)
-                    later += wanted.values()
-                    break
-                if piece is None:
-                    break
-                for number in sorted(number for number in wanted if number <= piece.last):
-                    unbooked = wanted.pop(number)
-                    if number in piece.records:
-                        self._send_again(unbooked, decode(piece.records[number]))
-                    elif number in piece.lost:
-                        self._vanished(shelf, number, unbooked.hold_id)
+        for unbooked, settlement in await self._backlog.settlements_of(items):
+            if settlement is None:
+                later.append(unbooked)
+                continue
+            self.counts.redelivered += 1
+            self._kept_undurable -= unbooked.number == 0
+            self._enqueue(Item(settlement, unbooked.shelf, unbooked.number, times_delivered=unbooked.times_delivered))
         return later
-
-    def _send_again(self, unbooked: Unbooked, settlement: Settlement) -> None:
-        self.counts.redelivered += 1
-        self._enqueue(Item(settlement, unbooked.shelf, unbooked.number, times_delivered=unbooked.times_delivered))
 
 
 def _tell_taken(item: Item) -> None:
