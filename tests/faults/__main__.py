@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import sys
 import time
@@ -20,19 +21,21 @@ from tests.faults.world import running_world
 @click.option("--seconds", default=180.0, show_default=True, help="How long to strike, each fault at least once.")
 @click.option("--seed", type=int, default=0, help="Repeat a run; without one, a new seed is drawn and printed.")
 @click.option("--only", default="", metavar="1a,2,…", help="Only these faults, by number; `none` for no fault at all.")
+@click.option("--shards", default=0, help="Credit shards; without, the seed decides between one and three.")
 @click.option("--keep-folder", is_flag=True, help="Keep logs and data also when all went well.")
-def main(seconds: float, seed: int, only: str, keep_folder: bool) -> None:
+def main(seconds: float, seed: int, only: str, shards: int, keep_folder: bool) -> None:
     """Run the fault suite. Exit status 1: a promise was broken; the folder with the evidence is named."""
-    sys.exit(asyncio.run(run(seconds, seed or time.time_ns() % 2**32, only, keep_folder)))
+    sys.exit(asyncio.run(run(seconds, seed or time.time_ns() % 2**32, only, shards, keep_folder)))
 
 
-async def run(seconds: float, seed: int, only: str, keep_folder: bool) -> int:
+async def run(seconds: float, seed: int, only: str, shards: int, keep_folder: bool) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, record=True)
-    console.print(f"seed {seed}")
+    shards = shards or random.Random(seed).choice([1, 3])
+    console.print(f"seed {seed}, shards {shards}")
     faults = [] if only == "none" else chosen(only)
     with console.status("starting") as status:
         tell = status.update if console.is_terminal else lambda text: None
-        async with running_world() as world:
+        async with running_world(shards=shards) as world:
             if not console.is_terminal:
                 console.print(f"folder {world.folder}")
             running = Run(world, seed, seconds, faults, tell=tell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import asyncpg
@@ -169,12 +170,14 @@ async def check_redis(conn: asyncpg.Connection, redis_url: str, findings: Findin
     client = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
     try:
         for shard in range(shards):
-            await _check_shard(conn, client, shard, findings)
+            await _check_shard(conn, client, shard, shards, findings)
     finally:
         await client.aclose()
 
 
-async def _check_shard(conn: asyncpg.Connection, client: redis.asyncio.Redis, shard: int, findings: Findings) -> None:
+async def _check_shard(
+    conn: asyncpg.Connection, client: redis.asyncio.Redis, shard: int, shards: int, findings: Findings
+) -> None:
     prefix = "pareta:{%d}:" % shard  # noqa: UP031 - braces are Redis's own here
     epoch = int(await client.hget(prefix + "meta", "epoch") or 0)
     if held := await client.zcard(prefix + "expiry"):
@@ -195,6 +198,8 @@ async def _check_shard(conn: asyncpg.Connection, client: redis.asyncio.Redis, sh
         epoch,
     )
     for row in booked:
+        if zlib.crc32(row["org_id"].encode()) % shards != shard:
+            continue
         account = await client.hgetall(_ACCOUNT % shard + row["org_id"])
         got = {name: int(account.get(name, 0)) for name in ("available", "held", "spent", "returned", "granted")}
         findings.counts["accounts compared"] += 1

@@ -72,11 +72,14 @@ class ThousandSettlements(Fault):
     async def strike(self, scene: Scene, rng: random.Random) -> None:
         world, flat = scene.world, scene.load.customer("flat")
         async with world.sql() as conn:
-            epoch = await conn.fetchval("SELECT max(number) FROM ledger.epoch WHERE coalesce(shard, 0) = 0")
+            epochs = [
+                await conn.fetchval("SELECT max(number) FROM ledger.epoch WHERE coalesce(shard, $1) = $1", shard)
+                for shard in range(world.settings.shards)
+            ]
         hold_id = request_id(time.time_ns() // 1_000_000, os.urandom(10))
         known = {"key": flat.key_ids[0], "endpoint": flat.endpoint_id, "card": flat.card.id, "route": "chat"}
         used = known | {"source": "reported", "outcome": "finished", "meters": {"request": 1}}
-        counter = await CreditCounter.connect(world.redis.url, epoch=epoch)
+        counter = await CreditCounter.connect(world.redis.url, shards=len(epochs), epoch=epochs)
         try:
             asked = Admission(hold_id, flat.org_id, "f", Quote(FLAT_NANOS, 0), 0, 60.0, info=json.dumps(known).encode())
             held = await counter.admit(asked)
@@ -86,7 +89,15 @@ class ThousandSettlements(Fault):
             await counter.close()
         if not isinstance(held, Held):
             raise DidNotFire(f"no hold: {held}")
-        words = [world.redis.url, str(epoch), flat.org_id, hold_id, str(FLAT_NANOS), "500", json.dumps(used)]
+        words = [
+            world.redis.url,
+            ",".join(map(str, epochs)),
+            flat.org_id,
+            hold_id,
+            str(FLAT_NANOS),
+            "500",
+            json.dumps(used),
+        ]
         said = await asyncio.gather(*(_run_settler(words) for _ in range(2)))
         verdicts = sum((Counter(json.loads(text or "{}")) for text in said), Counter[str]())
         if verdicts["fresh"] or verdicts["repeated"]:

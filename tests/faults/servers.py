@@ -26,8 +26,9 @@ META = "pareta:{%d}:meta"
 class FaultyRedis(EmbeddedRedis):
     """A Redis that may follow another one, and whose clock may jump."""
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, clock: Clock, *, shards: int) -> None:
         super().__init__(folder, durable=True)
+        self.shards = shards
         self.clock = clock
         self.follows: int | None = None
         """The port of its primary."""
@@ -63,9 +64,10 @@ class FaultyRedis(EmbeddedRedis):
         finally:
             await client.aclose()
 
-    async def seq(self, shard: int = 0) -> int:
-        """How many events it has seen."""
-        return int(await self.command("HGET", META % shard, "seq") or 0)
+    async def seq(self) -> int:
+        """How many events it has seen, in all shards."""
+        numbers = [await self.command("HGET", META % shard, "seq") for shard in range(self.shards)]
+        return sum(int(number or 0) for number in numbers)
 
 
 class FaultyPostgres(EmbeddedPostgres):

@@ -1,6 +1,6 @@
 """Settle one hold again and again, from a process of its own.
 
-    python -m tests.faults.settlers REDIS_URL EPOCH ORG HOLD AMOUNT COUNT INFO
+    python -m tests.faults.settlers REDIS_URL EPOCHS ORG HOLD AMOUNT COUNT INFO
 
 Prints how often the counter gave which verdict, as JSON.
 """
@@ -17,9 +17,11 @@ from ledger.counter import CounterUnavailable, CreditCounter, Settled, Settlemen
 AT_ONCE = 50
 
 
-async def main(redis_url: str, epoch: str, org_id: str, hold_id: str, amount: str, count: str, info: str) -> None:
-    counter = await CreditCounter.connect(redis_url, epoch=int(epoch), timeout_s=5.0)
-    settlement = Settlement(hold_id, org_id, int(amount), info=info.encode(), epoch=int(epoch))
+async def main(redis_url: str, epochs: str, org_id: str, hold_id: str, amount: str, count: str, info: str) -> None:
+    of_shards = [int(epoch) for epoch in epochs.split(",")]
+    counter = await CreditCounter.connect(redis_url, shards=len(of_shards), epoch=of_shards, timeout_s=5.0)
+    epoch = of_shards[counter.shard_of(org_id)]
+    settlement = Settlement(hold_id, org_id, int(amount), info=info.encode(), epoch=epoch)
     verdicts: Counter[str] = Counter()
 
     async def settle() -> None:

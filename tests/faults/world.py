@@ -65,13 +65,14 @@ WANTED: dict[str, Any] = {
 class World:
     """The running parts. Make it with :func:`running_world`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shards: int) -> None:
         self.folder = folder
+        self.shards = shards
         self.network = Network()
         self.clocks = {name: Clock(folder, name) for name in ("redis", "gateway", "worker-0", "worker-1")}
         self.postgres = FaultyPostgres(folder / "postgres", database="faults", durable=True)
-        self.redis = FaultyRedis(folder / "redis-a", self.clocks["redis"])
-        self.follower = FaultyRedis(folder / "redis-b", self.clocks["redis"])
+        self.redis = FaultyRedis(folder / "redis-a", self.clocks["redis"], shards=shards)
+        self.follower = FaultyRedis(folder / "redis-b", self.clocks["redis"], shards=shards)
         self.simulators: list[simulator_process.SimulatorProcess] = []
         self.serve: Child | None = None
         self.standby: Child | None = None
@@ -100,6 +101,7 @@ class World:
             data_dir=str(self.folder / "data"),
             database_url=self.to_postgres.url,
             redis_url=self.to_redis.url,
+            shards=self.shards,
             **{name: value for name, value in WANTED.items() if name in known},
         )
         self.serve = self._start("serve", "serve")
@@ -189,14 +191,14 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def running_world(folder: Path | None = None) -> AsyncIterator[World]:
+async def running_world(folder: Path | None = None, *, shards: int = 1) -> AsyncIterator[World]:
     """A world, gone at the end; its folder stays, for whoever has to look at the evidence."""
     if folder is None:
         # No space in its name: the loader splits LD_PRELOAD there.
         folder = Path(tempfile.mkdtemp(prefix="pareta-faults-"))
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
-    world = World(folder)
+    world = World(folder, shards)
     try:
         await world.open()
         yield world
