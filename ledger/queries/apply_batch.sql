@@ -11,9 +11,10 @@ WITH fresh AS (
         source, prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, requests, images, audio_seconds,
         discount_bps, held_nanos, amount_nanos, shortfall_nanos, started_at, settled_at, ttft_ms, total_ms, epoch, $1, seq
     FROM pg_temp.staged_event AS s
-    WHERE revision = 0 OR NOT EXISTS (
-        SELECT 1 FROM ledger.usage_event AS u
-        WHERE u.hold_id = s.hold_id AND u.id_time = s.id_time AND u.revision = 0 AND u.recovered)
+    -- Not by NOT EXISTS: that may be planned as one scan over all that was ever recovered.
+    WHERE revision = 0 OR (
+        SELECT u.recovered FROM ledger.usage_event AS u
+        WHERE u.hold_id = s.hold_id AND u.id_time = s.id_time AND u.revision = 0) IS NOT TRUE
     ON CONFLICT (hold_id, id_time, revision) DO NOTHING
     RETURNING hold_id, id_time, revision, org_id, amount_nanos
 ),
