@@ -167,13 +167,20 @@ class Load:
         """The same work under one key until it was answered, and then perhaps once more to be sure."""
         attempt = first
         for _ in range(4 if first.sim_fault in FATAL else 12):
-            await self.note(attempt, send_raw(self.port, attempt))
+            sending = self.note(attempt, send_raw(self.port, attempt))
+            if rng.random() < 0.25:  # impatient: the same at the same time
+                await asyncio.gather(sending, self.note(twin := self._again(first), send_raw(self.port, twin)))
+            else:
+                await sending
             if (attempt.finished and rng.random() < 0.5) or attempt.status in (400, 402, 422) or self._stopping:
                 return
             await self._pause(rng.uniform(0.05, 0.7))
-            again = self._attempt(first.customer, first.key, first.route, first.stream, first.body, first.tag)
-            again.idempotency_key, again.sim_fault, again.cached = first.idempotency_key, first.sim_fault, first.cached
-            attempt = again
+            attempt = self._again(first)
+
+    def _again(self, first: Attempt) -> Attempt:
+        again = self._attempt(first.customer, first.key, first.route, first.stream, first.body, first.tag)
+        again.idempotency_key, again.sim_fault, again.cached = first.idempotency_key, first.sim_fault, first.cached
+        return again
 
     async def note(self, attempt: Attempt, sending: Awaitable[None]) -> Attempt:
         """Send and keep it."""

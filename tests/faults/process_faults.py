@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.faults.clients import send_raw
 from tests.faults.fault import DidNotFire, Fault, Scene, until
+from tests.faults.redis_faults import cut_file, empty
 from tests.faults.servers import limit_files
 from tests.faults.world import EXPIRY_S, WORKERS, World, continue_process, stop_process
 
@@ -85,6 +86,34 @@ def killed_reconcilers() -> list[type[Fault]]:
         )
         for letter, (step, name) in steps.items()
     ]
+
+
+class KilledGuardian(KilledAtStep):
+    """10d: kill -9 while a new epoch is being opened, between any two of its steps."""
+
+    number, name, loses = "10d", "guardian killed while it opens an epoch", True
+    parts = frozenset({"redis", "reconciler"})
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        self.step = rng.choice(["guardian-fenced", "guardian-renewed", "guardian-opened"])
+        losing = asyncio.create_task(self._lose(scene, rng))
+        try:
+            await super().strike(scene, rng)
+        finally:
+            await losing
+        self.effect = f"{self.step}: {self.effect}"
+
+    async def _lose(self, scene: Scene, rng: random.Random) -> None:
+        await asyncio.sleep(0.8)
+        if self.step == "guardian-fenced":  # there must be something left to be fenced
+            await cut_file(scene.world.redis, rng)
+        else:
+            await empty(scene.world.redis, rng)
+
+    async def heal(self, scene: Scene) -> None:
+        await super().heal(scene)
+        if not scene.world.redis.child.running:
+            await scene.world.redis.start()
 
 
 class PausedWorker(Fault):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import uvloop
@@ -89,11 +90,16 @@ class Proxy:
         """Pass on what is asked and swallow what is answered, until :meth:`mend`."""
         self.is_eating = True
 
-    def aim(self, url: str) -> None:
-        """Another server from now on; what is open breaks."""
+    def aim(self, url: str, *, cut: bool = True) -> None:
+        """Another server for new connections; what is open breaks, unless it shall stay with the old one."""
         parts = urlsplit(url)
         self.target = (parts.hostname or "127.0.0.1", parts.port or 0)
-        self.cut()
+        if cut:
+            self.cut()
+
+    def cut_some(self, rng: random.Random) -> tuple[int, int]:
+        """Break about half of the connections; returns how many were broken and how many are left."""
+        return cast("tuple[int, int]", self._network.call(lambda: self._cut_some(rng)))
 
     def mend(self) -> None:
         """Work again. Connections that lost an answer are broken: no network loses bytes out of the middle."""
@@ -112,6 +118,12 @@ class Proxy:
         for link in links:
             link.abort()
         return len(links)
+
+    def _cut_some(self, rng: random.Random) -> tuple[int, int]:
+        broken = [link for link in self._links if rng.random() < 0.5]
+        for link in broken:
+            link.abort()
+        return len(broken), len(self._links)
 
 
 class _Link:

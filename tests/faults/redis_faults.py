@@ -53,20 +53,35 @@ class EmptyRedis(RedisFault):
     number, name, loses = "3", "Redis emptied", True
 
     async def strike(self, scene: Scene, rng: random.Random) -> None:
-        redis = scene.world.redis
-        before = await redis.seq()
-        if rng.random() < 0.5:
-            await redis.command("FLUSHALL")
-            how = "FLUSHALL"
-        else:
-            await redis.child.kill()
-            redis.appended.unlink()
-            await asyncio.sleep(rng.uniform(0.0, 0.5))
-            await redis.start()
-            how = "restarted without its file"
+        before = await scene.world.redis.seq()
+        how = await empty(scene.world.redis, rng)
+        if rng.random() < 0.3:  # again, before what was frozen is released
+            await asyncio.sleep(rng.uniform(0.3, 4.0))
+            how += ", and " + await empty(scene.world.redis, rng)
         if not before:
             raise DidNotFire("there was nothing to lose")
         self.happened(f"{how}: event {before} → 0")
+
+
+async def empty(redis: FaultyRedis, rng: random.Random) -> str:
+    """Take everything from it; returns how."""
+    if rng.random() < 0.5:
+        await redis.command("FLUSHALL")
+        return "FLUSHALL"
+    await redis.child.kill()
+    redis.appended.unlink()
+    await asyncio.sleep(rng.uniform(0.0, 0.5))
+    await redis.start()
+    return "restarted without its file"
+
+
+async def cut_file(redis: FaultyRedis, rng: random.Random) -> None:
+    """Kill it and take the end off its file."""
+    await redis.child.kill()
+    size_bytes = redis.appended.stat().st_size
+    with redis.appended.open("r+b") as file:
+        file.truncate(max(0, size_bytes - rng.randint(2_000, 40_000)))
+    await redis.start()
 
 
 class CutFile(RedisFault):
@@ -82,14 +97,12 @@ class CutFile(RedisFault):
             shutil.copy(redis.appended, old)
             await asyncio.sleep(rng.uniform(0.5, 3.0))
         before = await redis.seq()
-        await redis.child.kill()
         if is_copy:
+            await redis.child.kill()
             old.replace(redis.appended)
+            await redis.start()
         else:
-            size_bytes = redis.appended.stat().st_size
-            with redis.appended.open("r+b") as file:
-                file.truncate(max(0, size_bytes - rng.randint(2_000, 40_000)))
-        await redis.start()
+            await cut_file(redis, rng)
         after = await redis.seq()
         if after >= before:
             raise DidNotFire(f"event {before} → {after}")
@@ -121,6 +134,37 @@ class LaggingFollower(RedisFault):
         if after >= before:
             raise DidNotFire(f"event {before} → {after}")
         self.happened(f"event {before} → {after}")
+
+
+class TwoPrimaries(RedisFault):
+    """5b: a replica is promoted while the old primary lives: some processes talk to the one, some to the other."""
+
+    number, name, loses = "5b", "two primaries at once", True
+    parts = frozenset({"redis", "reconciler"})
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        world = scene.world
+        if not await until(lambda: _follows(world), within_s=15, every_s=0.3):
+            raise DidNotFire("the follower never caught up")
+        world.to_primary.freeze()
+        await asyncio.sleep(rng.uniform(0.0, 1.0))
+        old, new = world.redis, world.follower
+        await new.command("REPLICAOF", "NO", "ONE")
+        split = await old.seq()
+        world.to_redis.aim(new.url, cut=False)
+        broken, kept = world.to_redis.cut_some(rng)
+        world.redis, world.follower = new, old
+        await asyncio.sleep(rng.uniform(3.0, 6.0))
+        went_on = await old.seq() - split
+        await old.child.kill()
+        new.follows, old.follows = None, world.to_primary.port
+        world.to_redis.cut()
+        world.to_primary.aim(new.url)
+        world.to_primary.mend()
+        await old.start()
+        if not broken or not kept:
+            raise DidNotFire(f"{broken} connections to the new one, {kept} to the old one")
+        self.happened(f"{broken} connections moved, {kept} stayed; the old one counted {went_on} more events")
 
 
 async def _follows(world: World) -> bool:

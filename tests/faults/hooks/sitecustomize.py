@@ -98,7 +98,9 @@ def hook_worker() -> None:
 
 def hook_reconciler() -> None:
     import gateway.stack.reconciler  # noqa: F401 - everything a reconciler consists of
+    import ledger.guardian
     import ledger.reconcile
+    import ledger.shard_door
     import ledger.terms
     from ledger.batches import BatchWriter
     from ledger.reconcile import ShardReconciler
@@ -108,6 +110,9 @@ def hook_reconciler() -> None:
     if hasattr(ledger.reconcile, "RENEW_S"):
         ledger.reconcile.RENEW_S = RENEW_S
 
+    after(ledger.shard_door.ShardDoor, "fence", "guardian-fenced")
+    after(ledger.guardian, "open_epoch", "guardian-renewed")
+    after(ledger.shard_door.ShardDoor, "open", "guardian-opened")
     before(BatchWriter, "_transaction", "before-copy")
     after(BatchWriter, "_move_checkpoint", "before-commit")
     before(ShardReconciler, "_trim", "before-trim")
