@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncIterator
@@ -14,13 +15,13 @@ import pytest
 
 from ledger.audit import audit
 from ledger.core.meters import Meter
-from ledger.core.pricing import charge_nanos, discount_at
-from ledger.counter import Settlement
+from ledger.core.pricing import Quote, charge_nanos, discount_at
+from ledger.counter import Admission, Beat, Held, Settlement
 from ledger.database import Pool
 from ledger.discounts import current_discounts
 from ledger.errors import LedgerConflict, LedgerRefused
 from ledger.postgres import Ledger
-from tests.integration.ledger_world import ENDPOINT, ORG, World, migrated_pool, opened_world
+from tests.integration.ledger_world import ENDPOINT, ORG, World, migrated_pool, new_request_id, opened_world
 from tests.services import FreshDatabase, FreshRedis
 
 METERS = {Meter.PROMPT: 1_234, Meter.COMPLETION: 345, Meter.REQUEST: 1}
@@ -167,6 +168,31 @@ async def test_a_discounted_charge_is_booked_shown_and_proven(world: World) -> N
         assert receipt.discount_bps == bps
         assert receipt.charged_nanos == charge_nanos(world.card, METERS, discount_bps=bps)
         assert {line.meter: line.quantity for line in receipt.lines} == METERS
+    assert (await audit(world.pool, world.counter)).differences == []
+
+
+async def test_a_reaped_hold_and_its_correction_keep_the_discount(world: World) -> None:
+    """A worker that dies leaves it with the hold; what it says when it comes back is less by the same share."""
+    await world.ledger.set_discount(ORG, 4_000)
+    info = world.info({}, "reaped", discount_bps=4_000)
+    beaten = {Meter.COMPLETION: 9}
+    accrued = charge_nanos(world.card, beaten, discount_bps=4_000)
+    holds = [new_request_id() for _ in range(2)]
+    for hold_id in holds:
+        admission = Admission(hold_id, ORG, "f", Quote(10_000_000, 0), 0, 30.0, info=info)
+        assert isinstance(await world.counter.admit(admission), Held)
+    beat = json.dumps({"meters": beaten, "source": "counted"}).encode()
+    await world.counter.heartbeat([Beat(hold_id, ORG, accrued, beat, 0.01) for hold_id in holds])
+    await asyncio.sleep(0.03)
+    assert await world.counter.reap() == 2
+    amount = charge_nanos(world.card, METERS, discount_bps=4_000)
+    late = Settlement(holds[1], ORG, amount, info=world.info(METERS, discount_bps=4_000))
+    await world.counter.settle(late)
+    await world.booked()
+    for hold_id, charged_nanos in zip(holds, (accrued, amount), strict=True):
+        receipt = await world.ledger.receipt(hold_id)
+        assert receipt is not None
+        assert (receipt.discount_bps, receipt.charged_nanos) == (4_000, charged_nanos)
     assert (await audit(world.pool, world.counter)).differences == []
 
 
