@@ -72,9 +72,12 @@ class BookedWatch:
             unbooked.asked = min(unbooked.asked + 1, len(_STEPS) - 1)
             self._schedule(unbooked, now_s)
 
-    def next_due_s(self) -> float | None:
-        """When there is something to ask for; None if nothing is watched."""
-        return min((queue[0].due_at_s for queue in self._queues if queue), default=None)
+    def hurry(self, now_s: float) -> None:
+        """Ask for everything at once, and deliver again what is not booked: Redis may have lost it."""
+        for queue in self._queues:
+            for unbooked in queue:
+                unbooked.due_at_s = min(unbooked.due_at_s, now_s)
+                unbooked.again_at_s = min(unbooked.again_at_s, now_s)
 
     def _schedule(self, unbooked: Unbooked, now_s: float) -> None:
         step = unbooked.asked

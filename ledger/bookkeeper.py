@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
@@ -43,15 +44,30 @@ class Host(Protocol):
 
 
 class Bookkeeper:
-    """Asks the books for one outbox. ``ask_every_s``: the least time between two rounds of questions."""
+    """Asks the books for one outbox.
+
+    Args:
+        epochs: the epochs that Redis works under now, by shard. When one changes, Redis has lost something, and what
+            was lost with it must be booked before the frozen credit is released.
+        ask_every_s: the least time between two rounds of questions.
+    """
 
     def __init__(
-        self, books: Books, watch: BookedWatch, host: Host, *, ask_every_s: float, redeliver_after_s: float
+        self,
+        books: Books,
+        watch: BookedWatch,
+        host: Host,
+        *,
+        epochs: Callable[[], tuple[int, ...]],
+        ask_every_s: float,
+        redeliver_after_s: float,
     ) -> None:
         self.last_error = ""
         self._books = books
         self._watch = watch
         self._host = host
+        self._epochs = epochs
+        self._seen_epochs = epochs()
         self._ask_every_s = ask_every_s
         self._redeliver_after_s = redeliver_after_s
         self._recovering: deque[Item] = deque()
@@ -83,6 +99,7 @@ class Bookkeeper:
         """Work until cancelled."""
         while True:
             self._wake.clear()
+            self._heed_epochs()
             failure = None
             more = False
             for step in (self._recover_some, self._ask_some):
@@ -96,6 +113,12 @@ class Bookkeeper:
                 self._is_well()
                 if not more:
                     await self._pause()
+
+    def _heed_epochs(self) -> None:
+        epochs = self._epochs()
+        if epochs != self._seen_epochs:
+            self._seen_epochs = epochs
+            self._watch.hurry(self._loop.time())
 
     async def _recover_some(self) -> bool:
         """One batch. True if there is more."""
@@ -176,8 +199,7 @@ class Bookkeeper:
         await asyncio.sleep(delay_s)
 
     async def _pause(self) -> None:
-        due_s = self._watch.next_due_s()
-        pause_s = None if due_s is None else max(due_s, self._next_round_s) - self._loop.time()
+        pause_s = self._ask_every_s if len(self._watch) else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._wake.wait()

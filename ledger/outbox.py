@@ -120,6 +120,7 @@ class SettlementOutbox:
                 self.books,
                 self._watch,
                 self,
+                epochs=lambda: tuple(self.counter.epoch_of(shard) for shard in range(self.counter.shards)),
                 ask_every_s=self.ask_every_s,
                 redeliver_after_s=self.redeliver_after_s,
             )

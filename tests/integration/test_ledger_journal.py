@@ -218,6 +218,41 @@ async def test_a_full_disk_is_told_and_survived(open_journal: Opener) -> None:
     assert (again.damaged_places, again.torn_tails) == (0, 0)
 
 
+async def test_a_group_that_does_not_fit_is_refused_as_a_whole(open_journal: Opener) -> None:
+    """When the disk fills up in the middle of a group of many, those and only those that were promised come back."""
+    journal = await open_journal()
+    promised = {await journal.write(b"before"): b"before"}
+    journal.confirm(next(iter(promised)))  # its mark travels with the group that fails
+    for room in (0, 10, 150, 1000, 5000):
+        size = max((path.stat().st_size for path in segments(journal)), default=0)
+        names = [b"%d-%d" % (room, number) + bytes(100) for number in range(30)]
+        with small_disk(size + room):
+            results = await asyncio.gather(*(journal.write(name) for name in names), return_exceptions=True)
+        assert {type(result) for result in results} <= {int, JournalUnavailable}
+        assert all(isinstance(result, int) for result in results) == (room == 5000)
+        promised |= {r: name for r, name in zip(results, names, strict=True) if isinstance(r, int)}
+        journal._refused_until_s = 0.0
+        promised[await journal.write(b"behind")] = b"behind"
+    await crash(journal)
+    again = await open_journal()
+    assert await read_all(again) == {number: name for number, name in promised.items() if name != b"before"}
+    assert (again.damaged_places, again.torn_tails) == (0, 0)
+
+
+async def test_confirmations_that_the_disk_refuses_harm_nothing(open_journal: Opener) -> None:
+    """Confirmations are written without a promise: on a full disk they are dropped, and the file stays whole."""
+    journal = await open_journal()
+    numbers = [await journal.write(b"%d" % number) for number in range(10)]
+    with small_disk(segments(journal)[0].stat().st_size + 20):
+        journal.confirm(numbers[0])
+        await asyncio.sleep(1.2)
+    await journal.write(b"behind")
+    await crash(journal)
+    again = await open_journal()
+    assert list((await read_all(again)).values())[-10:] == [b"%d" % number for number in range(1, 10)] + [b"behind"]
+    assert (again.damaged_places, again.torn_tails) == (0, 0)
+
+
 async def test_a_disk_that_is_full_from_the_start_leaves_no_litter(open_journal: Opener) -> None:
     """While the disk refuses everything, empty files do not pile up."""
     journal = await open_journal()

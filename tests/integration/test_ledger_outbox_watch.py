@@ -216,6 +216,20 @@ async def test_the_trace_of_a_void_is_not_taken_for_its_booking(
     assert [recovered.hold_id for recovered in books.recovered] == ["lost"]
 
 
+async def test_a_new_epoch_is_answered_at_once(counter: CreditCounter, books: PaperBooks, open_outbox: Opener) -> None:
+    """When an epoch ends, what Redis had confirmed is not left until its time comes: frozen credit is soon released."""
+    outbox = await open_outbox(redeliver_after_s=3600.0)
+    await settle_all(counter, outbox, NAMES)
+    assert await outbox.drain(5) == 0
+    books.in_books.update(NAMES[:30])
+    await counter._read(0, "DEL", *(f"pareta:{{0}}:hold:{name}" for name in NAMES))
+    await counter._read(0, "HSET", "pareta:{0}:meta", "epoch", 2, "seq", 0)
+    counter.set_epoch(0, 2)
+    await until(lambda: outbox.unbooked == 0)
+    assert sorted(settlement.hold_id for settlement in books.recovered) == sorted(NAMES[30:])
+    assert outbox.counts.charged_nanos == 40 * 60
+
+
 async def test_one_settlement_that_the_books_cannot_take_stops_no_other(
     counter: CreditCounter, books: PaperBooks, open_outbox: Opener
 ) -> None:

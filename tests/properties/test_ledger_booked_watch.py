@@ -30,8 +30,7 @@ def test_everything_is_asked_for_until_it_is_booked(steps: list[tuple[float, boo
         assert len(due) <= at_most
         assert all(item.due_at_s <= now_s for item in due)
         assert {item.hold_id for item in due} <= open_names
-        next_s = watch.next_due_s()
-        assert len(due) == at_most or next_s is None or next_s > now_s
+        assert len(due) == at_most or not watch.due(now_s, 1)
         if is_booked:
             open_names -= {item.hold_id for item in due}
         else:
@@ -41,7 +40,7 @@ def test_everything_is_asked_for_until_it_is_booked(steps: list[tuple[float, boo
     while due := watch.due(now_s + 31.0, at_most):
         found += [item.hold_id for item in due]
     assert sorted(found) == sorted(open_names)
-    assert (len(watch), watch.next_due_s()) == (0, None)
+    assert len(watch) == 0
 
 
 @given(st.integers(1, 40), st.floats(0.01, 3600.0))
@@ -55,6 +54,21 @@ def test_pauses_grow_and_are_bounded(times_delivered: int, redeliver_after_s: fl
         pauses.append(item.again_at_s)
     assert redeliver_after_s <= pauses[0] <= pauses[1] <= max(MOST_PAUSE_S, redeliver_after_s)
     assert pauses[1] in (2 * pauses[0], max(MOST_PAUSE_S, redeliver_after_s))
+
+
+@given(st.lists(st.floats(0, 10), max_size=20))
+def test_haste_makes_all_of_it_due(pauses: list[float]) -> None:
+    """When Redis has lost something, everything is asked for at once and may be sent again, in any state it was."""
+    watch = BookedWatch(ask_after_s=1.0, redeliver_after_s=30.0)
+    now_s = 0.0
+    for number, pause_s in enumerate(pauses):
+        now_s += pause_s
+        watch.back(watch.due(now_s, 2), now_s)
+        watch.add(unbooked(f"h{number}"), now_s)
+    watch.hurry(now_s)
+    due = watch.due(now_s, 1000)
+    assert len(due) == len(pauses)
+    assert all(item.again_at_s <= now_s for item in due)
 
 
 def test_what_may_be_sent_again_is_asked_for_in_time() -> None:
