@@ -22,7 +22,7 @@ from ledger.postings import Posting, derived_id, post
 from ledger.queries import query
 
 ORGANIZATIONS_AT_ONCE = 1000
-RELEASED_AT_ONCE = 100
+RELEASED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +122,15 @@ async def _freeze_some(conn: Connection, shard: int, lost: int, org_ids: Sequenc
         return 0
     now_ms = time.time_ns() // 1_000_000
     ids = [derived_id("frz_", now_ms, row["org_id"], lost, "freeze") for row in rows]
-    await conn.executemany(
+    await conn.execute(
         """INSERT INTO ledger.escrow_freeze (id, org_id, shard, epoch, kind, amount_nanos)
-           VALUES ($1, $2, $3, $4, 'freeze', $5)""",
-        [(freeze, row["org_id"], shard, lost, row["escrow_nanos"]) for freeze, row in zip(ids, rows, strict=True)],
+           SELECT f.id, f.org_id, $1, $2, 'freeze', f.amount_nanos
+             FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f (id, org_id, amount_nanos)""",
+        shard,
+        lost,
+        ids,
+        [row["org_id"] for row in rows],
+        [row["escrow_nanos"] for row in rows],
     )
     await conn.execute(
         """UPDATE ledger.escrow_grant SET state = 'frozen'
@@ -149,13 +154,13 @@ async def release_due(pool: Pool, shard: int) -> Released:
     Raises:
         LedgerUnavailable: repeat.
     """
-    nanos, organizations, after_org = 0, 0, ""
+    nanos, organizations, after_org, months = 0, 0, "", MonthKeeper()
     while True:
         async with acquired(pool, "look for credit to release") as conn:
             rows = await conn.fetch(query("due_releases"), shard, after_org, RELEASED_AT_ONCE)
             if not rows:
                 break
-            await MonthKeeper().ensure(conn, months_ahead(datetime.now(UTC), 1))
+            await months.ensure(conn, months_ahead(datetime.now(UTC), 1))
         after_org = rows[-1]["org_id"]
         async with transaction(pool, "release frozen credit") as conn:
             released = await _release(conn, shard, [row["org_id"] for row in rows])
@@ -187,10 +192,15 @@ async def _release(conn: Connection, shard: int, org_ids: Sequence[str]) -> dict
     # Read under the lock: what is due now stays due until it is written.
     rows = await conn.fetch(query("releasable"), shard, org_ids)
     parts = [(fresh_id("rel_"), row["org_id"], row["epoch"], nanos) for row, nanos in _parts(rows)]
-    await conn.executemany(
+    await conn.execute(
         """INSERT INTO ledger.escrow_freeze (id, org_id, shard, epoch, kind, amount_nanos)
-           VALUES ($1, $2, $4, $3, 'release', $5)""",
-        [(release, org_id, epoch, shard, nanos) for release, org_id, epoch, nanos in parts],
+           SELECT f.id, f.org_id, $1, f.epoch, 'release', f.amount_nanos
+             FROM unnest($2::text[], $3::text[], $4::integer[], $5::bigint[]) AS f (id, org_id, epoch, amount_nanos)""",
+        shard,
+        [release for release, _, _, _ in parts],
+        [org_id for _, org_id, _, _ in parts],
+        [epoch for _, _, epoch, _ in parts],
+        [nanos for _, _, _, nanos in parts],
     )
     await post(
         conn,
