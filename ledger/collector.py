@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 from collections import deque
 from collections.abc import Callable
@@ -244,7 +245,8 @@ class Collector:
         while True:
             epoch = self.epoch
             try:
-                reply = await self._link.call(self._words(epoch, operations), deadline_s - self._loop.time())
+                words = functools.partial(self._words, epoch, operations)
+                reply = await self._link.call(words, deadline_s - self._loop.time())
                 break
             except UnknownScript:
                 error = CounterUnavailable("fenced", "Redis was restarted and has not been checked yet")
@@ -265,9 +267,10 @@ class Collector:
             self.seen_seq = max(self.seen_seq, seq)
         return answers
 
-    def _words(self, epoch: int, operations: bytes) -> bytes:
+    def _words(self, epoch: int, operations: bytes, run_id: str) -> bytes:
         keep_ms = int(self.keep_closed_s * 1000)
-        return pack("EVALSHA", SCRIPT_SHA, *script_keys(self.shard), epoch, operations, keep_ms, self.seen_seq)
+        keys = script_keys(self.shard)
+        return pack("EVALSHA", SCRIPT_SHA, *keys, epoch, operations, keep_ms, self.seen_seq, run_id)
 
     def _resolve(self, batch: list[Operation], answers: list[Answer]) -> None:
         self.counts.operations += len(batch)
@@ -310,6 +313,15 @@ class Collector:
             self._orphans.popleft()
             self.counts.orphans_dropped += 1
         self._orphans.append(undo)
+
+
+def let_in_words(shard: int, epoch: int, floor_seq: int, run_id: str) -> bytes:
+    """Load the script and let callers in on this run of Redis, if it is at this epoch and has this event.
+
+    By EVAL and never by SCRIPT LOAD: Redis 6.2 writes a SCRIPT LOAD into its append-only file, so that after a
+    restart it would know the script.
+    """
+    return pack("EVAL", SCRIPT, *script_keys(shard), epoch, "[]", 0, floor_seq, run_id, "let in")
 
 
 def meta_key(shard: int) -> str:

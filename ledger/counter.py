@@ -23,10 +23,12 @@ does not stop the others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Self
 
-from ledger.collector import SCRIPT, Answer, Collector, CollectorCounts, meta_key
+from ledger.collector import Answer, Collector, CollectorCounts, let_in_words, meta_key, script_keys
 from ledger.core.ids import shard_of
 from ledger.counter_values import (
     AccountState,
@@ -65,7 +67,7 @@ from ledger.counter_words import (
     read_void,
     settle_words,
 )
-from ledger.redis_link import RedisLink, UnknownScript, pack
+from ledger.redis_link import Command, RedisLink, UnknownScript, pack
 from ledger.shard_door import ShardDoor
 
 __all__ = [
@@ -282,9 +284,7 @@ class CreditCounter:
 
     # Money from and to the ledger
 
-    async def grant(
-        self, org_id: str, grant_seq: int, amount_nanos: int, *, epoch: int | None = None
-    ) -> GrantVerdict:
+    async def grant(self, org_id: str, grant_seq: int, amount_nanos: int, *, epoch: int | None = None) -> GrantVerdict:
         """Apply grant number ``grant_seq`` (from 1) of an organization and epoch (ours), once and in order.
 
         Raises:
@@ -339,12 +339,8 @@ class CreditCounter:
         """All accounts of a shard, one by one and not at one moment. For the audit; slow."""
         prefix = f"{self._prefix(shard)}acct:"
         found: set[str] = set()
-        cursor = b"0"
-        while True:
-            cursor, keys = await self._read(shard, "SCAN", cursor, "MATCH", _literal(prefix) + "*", "COUNT", 1000)
+        async for keys in self._scan(shard, prefix):
             found.update(key.decode()[len(prefix) :] for key in keys)
-            if cursor == b"0":
-                break
         return {org: await self.account(org) for org in sorted(found)}
 
     async def open_holds(self) -> int:
@@ -373,13 +369,10 @@ class CreditCounter:
     async def is_blank(self) -> bool:
         """Whether Redis has no key of any shard."""
         for shard in range(self.shards):
-            cursor = b"0"
-            while True:
-                cursor, keys = await self._read(shard, "SCAN", cursor, "MATCH", "pareta:{*", "COUNT", 1000)
-                if keys:
-                    return False
-                if cursor == b"0":
-                    break
+            async with contextlib.aclosing(self._scan(shard, self._prefix(shard))) as pages:
+                async for keys in pages:
+                    if keys:
+                        return False
         return True
 
     async def begin_epoch(self) -> None:
@@ -392,12 +385,8 @@ class CreditCounter:
             await self.load_script(shard)
 
     async def load_script(self, shard: int) -> None:
-        """Let Redis know the script, so that calls are let in.
-
-        By EVAL and never by SCRIPT LOAD: Redis 6.2 writes a SCRIPT LOAD into its append-only file, so that after a
-        restart it would know the script, and nobody would notice that it was restarted.
-        """
-        await self._read(shard, "EVAL", SCRIPT, 1, meta_key(shard), self.epoch_of(shard), "[]", 0, 0)
+        """Load the script and let callers in. Beside a ledger this is for the guardian alone (``ledger.guardian``)."""
+        await self._send(shard, functools.partial(let_in_words, shard, self.epoch_of(shard), 0))
 
     # The event stream, for the reconciler
 
@@ -486,10 +475,28 @@ class CreditCounter:
         return meta_key(shard).removesuffix("meta")
 
     async def _read(self, shard: int, *words: str | bytes | int) -> Any:
+        return await self._send(shard, pack(*words))
+
+    async def _scan(self, shard: int, beginning: str) -> AsyncGenerator[list[bytes], None]:
+        """The keys that begin so. In a cluster all of them, or ``CounterUnavailable``: never those of half a move."""
+        link, turn = self._reads[shard]
+        keys_that_stay = pack("EXISTS", *script_keys(shard)[1:])
+        async with turn:
+            await link.call(keys_that_stay, self.timeout_s)  # finds the node that has the slot, which SCAN does not
+            generation, cursor = link.generation, b"0"
+            while True:
+                scan = pack("SCAN", cursor, "MATCH", _literal(beginning) + "*", "COUNT", 1000)
+                cursor, keys = await link.call(scan, self.timeout_s, generation=generation)
+                yield keys
+                if cursor == b"0":
+                    break
+            await link.call(keys_that_stay, self.timeout_s, generation=generation)
+
+    async def _send(self, shard: int, command: Command) -> Any:
         link, turn = self._reads[shard]
         async with turn:
             try:
-                return await link.call(pack(*words), self.timeout_s)
+                return await link.call(command, self.timeout_s)
             except UnknownScript:
                 raise CounterUnavailable("busy", "Redis answered a read with NOSCRIPT") from None
 

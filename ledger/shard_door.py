@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from ledger.collector import SCRIPT, SCRIPT_SHA, meta_key
+from ledger.collector import SCRIPT_SHA, let_in_words, meta_key, script_keys
 from ledger.core.trust import FENCED_EPOCH
 from ledger.counter_values import CounterUnavailable, LedgerEvent
 from ledger.counter_words import read_event
@@ -23,7 +23,11 @@ _KEPT = ("meta", "once:", "onces:", "rate:")
 
 @dataclass(frozen=True, slots=True)
 class ShardLook:
-    """What a shard of Redis is like. ``epoch`` None: it has no counter; ``event``: the entry that was asked for."""
+    """What a shard of Redis is like.
+
+    ``epoch`` None: it has no counter. ``script_known``: callers were let in on this very run of the server, and it
+    still knows the script. ``event``: the entry that was asked for.
+    """
 
     generation: int
     epoch: int | None
@@ -56,14 +60,15 @@ class ShardDoor:
             CounterUnavailable: it could not be asked.
         """
         async with self._turn:
-            epoch, seq = await self._call(None, "HMGET", meta_key(self._shard), "epoch", "seq")
+            epoch, seq, server = await self._call(None, "HMGET", meta_key(self._shard), "epoch", "seq", "server")
             generation = self._link.generation
             known = await self._call(generation, "SCRIPT", "EXISTS", SCRIPT_SHA)
+            here = bool(known[0]) and (server or b"").decode() == self._link.run_id
             event = None
             if entry_id:
                 for found, flat in await self._call(generation, "XRANGE", f"{self._prefix}events", entry_id, entry_id):
                     event = read_event(found, flat)
-        return ShardLook(generation, None if epoch is None else int(epoch), int(seq or 0), bool(known[0]), event)
+        return ShardLook(generation, None if epoch is None else int(epoch), int(seq or 0), here, event)
 
     async def let_in(self, seen: ShardLook, epoch: int, floor_seq: int) -> None:
         """Load the script, so that callers are served. It runs once here, and so checks epoch and floor itself.
@@ -72,7 +77,8 @@ class ShardDoor:
             CounterUnavailable: it could not be asked, or it is not what was seen any more.
         """
         async with self._turn:
-            await self._call(seen.generation, "EVAL", SCRIPT, 1, meta_key(self._shard), epoch, "[]", 0, floor_seq)
+            words = let_in_words(self._shard, epoch, floor_seq, self._link.run_id)
+            await self._send(seen.generation, words)
 
     async def fence(self, seen: ShardLook) -> None:
         """Refuse all callers, whatever epoch they know.
@@ -90,7 +96,10 @@ class ShardDoor:
             CounterUnavailable: it could not be asked, or the connection is another one; it stays fenced.
         """
         async with self._turn:
+            # A cluster's node refuses this while the slot is on its way: then some of the keys are elsewhere.
+            await self._call(seen.generation, "EXISTS", *script_keys(self._shard)[1:])
             await self._wipe(seen.generation)
+            await self._call(seen.generation, "EXISTS", *script_keys(self._shard)[1:])
             await self._call(seen.generation, "HSET", meta_key(self._shard), "epoch", epoch, "seq", 0)
 
     async def _wipe(self, generation: int) -> None:
@@ -106,7 +115,10 @@ class ShardDoor:
                 return
 
     async def _call(self, generation: int | None, *words: str | bytes | int) -> Any:
+        return await self._send(generation, pack(*words))
+
+    async def _send(self, generation: int | None, packed: bytes) -> Any:
         try:
-            return await self._link.call(pack(*words), self._timeout_s, generation=generation)
+            return await self._link.call(packed, self._timeout_s, generation=generation)
         except UnknownScript:
             raise CounterUnavailable("busy", "Redis answered with NOSCRIPT") from None

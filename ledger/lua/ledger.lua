@@ -1,12 +1,16 @@
 -- The credit counter of one shard: many operations in one atomic call.
 --
---   EVALSHA <sha> 1 pareta:{<shard>}:meta <epoch> <operations, JSON> <ms that closed holds are remembered> <seen seq>
+--   EVALSHA <sha> 3 pareta:{<shard>}:meta pareta:{<shard>}:moving:1 pareta:{<shard>}:moving:2
+--     <epoch> <operations, JSON> <ms that closed holds are remembered> <seen seq> <run id of this Redis> [let in]
 --
 -- Every key shares the hash tag of KEYS[1], so the script also runs on Redis Cluster. The answer is one JSON text, written
 -- by hand (see int): an array of the shard's last event number and then one array per operation, in their order.
 --
--- Two guards stand before everything. FENCED: this counter is at another epoch than the caller. BEHIND: the caller has seen
--- an event of this epoch that this counter does not have, so this Redis has lost something. Neither has done anything.
+-- Three guards stand before everything, and none has done anything. FENCED: this counter is at another epoch than the
+-- caller. BEHIND: the caller has seen an event of this epoch that this counter does not have, so this Redis has lost
+-- something. NOSCRIPT: the guardian let callers in on another run of a Redis, and this one (a restarted server, a promoted
+-- replica) has not been checked. That it does not know the script would not show it: Redis 6.2 hands its scripts to a
+-- replica with every full synchronization, and one that was a master before still has them.
 --
 -- Laws of this file:
 --   * In every state granted = available + held + spent + returned, and available, held >= 0.
@@ -23,7 +27,7 @@ local function int(x)
   return string.format('%.0f', x + 0) -- + 0 turns -0 into 0, which HINCRBY would refuse
 end
 
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'server')
 if meta[1] ~= ARGV[1] then
   return redis.error_reply('FENCED this counter is at epoch ' .. (meta[1] or 'none') .. ', the caller at ' .. ARGV[1])
 end
@@ -32,6 +36,10 @@ local seq = tonumber(meta[2] or 0)
 if seq < tonumber(ARGV[4]) then
   return redis.error_reply('BEHIND this counter is at event ' .. int(seq) .. ' of epoch ' .. epoch
     .. ', the caller has seen ' .. ARGV[4])
+end
+if (meta[3] or '') ~= ARGV[5] then
+  if not ARGV[6] then return redis.error_reply('NOSCRIPT this run of Redis has not been checked') end
+  redis.call('HSET', KEYS[1], 'server', ARGV[5])
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from gateway.stack.processes import free_port
-from ledger.collector import meta_key
+from ledger.collector import SCRIPT_SHA, meta_key
 from ledger.core.ids import shard_of
 from ledger.counter import Beat, CounterUnavailable, CreditCounter, Extended, Held, OutOfCredit, Settled, Voided
 from ledger.redis_link import RedisLink, pack
@@ -419,3 +419,34 @@ async def test_a_user_who_may_not_ask_for_the_role_can_work() -> None:
             assert isinstance(await counter.admit(admission("one", org=org)), Held)
             await asyncio.sleep(1.1)  # the role would be asked for again
             assert await counter.settle(end("one", 10, org=org)) == Settled(10, 0, "fresh")
+
+
+async def test_a_promoted_replica_serves_nobody_before_it_was_let_in() -> None:
+    """Whether or not it knows the script: Redis 6.2 hands that over with a full synchronization, and keeps it after."""
+    org = org_in(0)
+    async with (
+        servers(2) as (first, second),
+        TcpProxy(first.url) as address,
+        opened(address.url, timeout_s=0.5) as counter,
+    ):
+        await grant(counter, org)
+        await second.do("REPLICAOF", "NO", "ONE")
+        await second.do("FLUSHALL")
+        await second.follow(first)  # a full synchronization, after the script was loaded
+        if (await second.info("server"))["redis_version"] < "7":
+            assert await second.do("SCRIPT", "EXISTS", SCRIPT_SHA) == [True]
+        master, replica = first, second
+        for _ in range(2):  # there and back again: the second time, to a server that callers had been let in to before
+            await in_step(master, replica)
+            await replica.do("REPLICAOF", "NO", "ONE")
+            await master.follow(replica)
+            await address.lead_to(replica.url)
+            for _ in range(2):
+                with pytest.raises(CounterUnavailable) as refused:
+                    await counter.admit(admission(org=org))
+                assert refused.value.reason == "fenced"
+            await counter.load_script(0)
+            assert isinstance(await counter.admit(admission(org=org, fixed=1)), Held)
+            master, replica = replica, master
+        account = await counter.account(org)
+        assert (account.held_nanos, account.available_nanos) == (2, GRANT - 2)
