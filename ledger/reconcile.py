@@ -201,7 +201,10 @@ class ShardReconciler:
                 await self._check(desk)
 
     async def _read(self, at: Position, block_ms: int) -> _Read:
-        events = await self._counter.read_events(self._shard, at.stream_id, self._batch_events, block_ms)
+        # An event's id begins with its epoch. Of a lost epoch nothing is read, should this connection still end at an
+        # old primary that goes on counting: what was settled there is recovered from the journals.
+        behind = at.stream_id if at.seq else f"{at.epoch}-0"
+        events = await self._counter.read_events(self._shard, behind, self._batch_events, block_ms)
         if events:
             self._counter.saw(self._shard, events[-1].epoch, events[-1].seq)
         return _Read(events, plan(events, at))

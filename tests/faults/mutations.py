@@ -32,7 +32,7 @@ _LEFT_OUT = (".git", ".venv", ".data", "data", "shared", "__pycache__", ".*_cach
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One safeguard, taken out. ``tests``: the smallest part of the suite that should notice."""
+    """One safeguard, taken out. ``tests``: the smallest part of the suite that should notice (or ``faults:1g``)."""
 
     name: str
     path: str
@@ -79,6 +79,13 @@ MUTATIONS = (
         "        return self._take_over(self._shelves[0])\n",
         "        return 0\n",
         (_IT + "outbox.py",),
+    ),
+    Mutation(
+        "no replay, seen by clients of the whole gateway",
+        "ledger/outbox.py",
+        "        return self._take_over(self._shelves[0])\n",
+        "        return 0\n",
+        ("faults:1g",),
     ),
     Mutation(
         "a grant that is sent twice counts twice",
@@ -155,6 +162,9 @@ def apply(mutation: Mutation, root: Path) -> None:
 def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
     """pytest's exit status in a copy of the tree, and its last words."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    if tests[0].startswith("faults:"):
+        numbers = tests[0].removeprefix("faults:")
+        command = [sys.executable, "-m", "tests.faults", "--only", numbers, "--seconds", "15"]
     done = subprocess.run(
         command,
         cwd=root,
@@ -164,7 +174,7 @@ def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
         timeout=TIMEOUT_S,
         check=False,
     )
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "lost:"))]
     return done.returncode, (failed or done.stdout.splitlines() or [""])[-1]
 
 
@@ -172,7 +182,7 @@ def run_tests(root: Path, tests: Sequence[str]) -> tuple[int, str]:
 @click.option("--only", default="", help="Only mutations whose name has this text.")
 def main(only: str) -> None:
     """Exit status 1: a safeguard can be taken out and nobody notices."""
-    console = Console(highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     chosen = [mutation for mutation in MUTATIONS if only in mutation.name]
     table = Table("safeguard taken out", "the suite", "first to notice", "s")
     survived = 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
+import time
 from pathlib import Path
 
 from tests.faults.clients import send_raw
@@ -68,6 +71,33 @@ def killed_workers() -> list[type[Fault]]:
         )
         for letter, (step, name) in steps.items()
     ]
+
+
+class KilledWithDebts(Fault):
+    """1g: Redis is silent, answers end all the same because they are journaled, and then the worker is killed."""
+
+    number, name, parts = "1g", "worker killed with settlements in its journal", frozenset({"worker", "redis"})
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        world, rich = scene.world, scene.load.customer("rich")
+        streams = [scene.load.plain(rich, stream=True, tokens=30, itl_ms=40) for _ in range(8)]
+        running = [asyncio.create_task(scene.load.note(a, send_raw(world.port, a))) for a in streams]
+        await asyncio.sleep(rng.uniform(0.6, 0.9))
+        world.to_redis.freeze()
+        frozen_s = time.time()
+        await asyncio.gather(*running)
+        ended = [a for a in streams if a.finished and a.ended_s > frozen_s]
+        for slot in range(WORKERS):
+            if pid := world.worker_pid(slot):
+                os.kill(pid, signal.SIGKILL)
+        world.to_redis.cut()  # what the dead had sent never arrives
+        world.to_redis.mend()
+        if not ended:
+            raise DidNotFire("no answer ended while Redis was silent")
+        self.happened(f"{len(ended)} answers ended without Redis", len(ended))
+
+    async def heal(self, scene: Scene) -> None:
+        scene.world.to_redis.mend()
 
 
 def killed_reconcilers() -> list[type[Fault]]:
