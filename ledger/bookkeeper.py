@@ -137,13 +137,18 @@ class Bookkeeper:
             if not (isinstance(error, LedgerError) and await self._host.is_refused(batch[0], str(error))):
                 self._recovering.rotate(-1)
                 raise
-            outcomes = ()
+            self._forget(batch)
+            return bool(self._recovering)
+        ended = list(zip(batch, outcomes, strict=True))
+        self._forget(batch)
+        for item, outcome in ended:
+            self._host.is_recovered(item, outcome)
+        return bool(self._recovering)
+
+    def _forget(self, batch: list[Item]) -> None:
         self._one_by_one = max(0, self._one_by_one - len(batch))
         for item in batch:
             self._recovering.remove(item)
-        for item, outcome in zip(batch, outcomes, strict=False):
-            self._host.is_recovered(item, outcome)
-        return bool(self._recovering)
 
     async def _ask_some(self) -> bool:
         """One question. True if there is more to ask at once."""
