@@ -14,16 +14,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ledger import terms
+from ledger import batches, terms
 from ledger.batches import BatchWriter
 from ledger.counter import CreditCounter
 from ledger.database import open_pool
 from ledger.reconcile import Reconciler, ShardReconciler
 
-STEPS: dict[str, tuple[type, str, bool]] = {
-    # step: class, method, whether to die after it instead of before
+STEPS: dict[str, tuple[Any, str, bool]] = {
+    # step: class or module, what it calls, whether to die after it instead of before
     "staging": (BatchWriter, "_transaction", False),
-    "locking": (BatchWriter, "_lock_checkpoint", False),
+    "locking": (batches, "lock_checkpoint", False),
     "inserting": (BatchWriter, "_insert", False),
     "moving the checkpoint": (BatchWriter, "_move_checkpoint", False),
     "committing": (BatchWriter, "_move_checkpoint", True),
