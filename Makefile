@@ -32,7 +32,7 @@ run: ## a whole local gateway: databases, engine, demo key and credit (Ctrl-C st
 .PHONY: test
 test: lint ## set up, lint, strict types, import contracts, all tests
 	@sh .ci/set-up clients
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
 .PHONY: faults
 faults: set-up ## break everything under load, then prove the money right (SECONDS=180 SEED=…)
