@@ -34,10 +34,14 @@ async def run(seconds: float, seed: int, only: str, shards: int, keep_folder: bo
     console.print(f"seed {seed}, shards {shards}")
     faults = [] if only == "none" else chosen(only)
     with console.status("starting") as status:
-        tell = status.update if console.is_terminal else lambda text: None
         async with running_world(shards=shards) as world:
             if not console.is_terminal:
                 console.print(f"folder {world.folder}")
+
+            def tell(text: str) -> None:
+                status.update(text)
+                (world.folder / "progress").write_text(text + "\n")
+
             running = Run(world, seed, seconds, faults, tell=tell)
             await running.run()
     show(running, console)

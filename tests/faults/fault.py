@@ -38,6 +38,8 @@ class Fault:
     loses: ClassVar[bool] = False
     postgres_away: ClassVar[bool] = False
     clock_jumps: ClassVar[bool] = False
+    silences: ClassVar[bool] = False
+    """Whether heartbeats may not reach Redis meanwhile."""
     why_not: ClassVar[str] = ""
     """Why this machine cannot have it; empty where it can."""
 

@@ -77,6 +77,7 @@ class KilledWithDebts(Fault):
     """1g: Redis is silent, answers end all the same because they are journaled, and then the worker is killed."""
 
     number, name, parts = "1g", "worker killed with settlements in its journal", frozenset({"worker", "redis"})
+    silences = True
 
     async def strike(self, scene: Scene, rng: random.Random) -> None:
         world, rich = scene.world, scene.load.customer("rich")
@@ -122,7 +123,7 @@ class KilledGuardian(KilledAtStep):
     """10d: kill -9 while a new epoch is being opened, between any two of its steps."""
 
     number, name, loses = "10d", "guardian killed while it opens an epoch", True
-    parts = frozenset({"redis", "reconciler"})
+    parts, silences = frozenset({"redis", "reconciler"}), True
 
     async def strike(self, scene: Scene, rng: random.Random) -> None:
         self.step = rng.choice(["guardian-fenced", "guardian-renewed", "guardian-opened"])

@@ -23,6 +23,7 @@ class RedisFault(Fault):
     """Heals by having a primary that answers behind its proxy, and a follower behind it."""
 
     parts = REDIS
+    silences = True
 
     async def heal(self, scene: Scene) -> None:
         world = scene.world
@@ -274,6 +275,7 @@ class JumpingClock(Fault):
 
     number, name, clock_jumps = "16", "clock jumps", True
     parts = frozenset({"redis", "worker"})
+    silences = True
     why_not = clocks.WHY_NOT
 
     async def strike(self, scene: Scene, rng: random.Random) -> None:

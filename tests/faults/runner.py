@@ -154,6 +154,7 @@ class Run:
                     loses=fault.loses,
                     postgres_away=fault.postgres_away,
                     clock_jumps=fault.clock_jumps,
+                    silences=fault.silences,
                 )
             )
         row.most_recovery_s = max(row.most_recovery_s, time.monotonic() - healed_s)
