@@ -52,7 +52,10 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """An organization's money at a glance; ``charged_nanos`` = paid in - what is left, as far as it is booked."""
+    """An organization's money at a glance; ``charged_nanos`` = paid in - what is left, as far as it is booked.
+
+    ``returned_nanos``: what Redis gave back in the epoch of the last grant.
+    """
 
     org_id: str
     topped_up_nanos: int
@@ -62,6 +65,7 @@ class Credit:
     pending_grant_nanos: int
     top_ups: int
     frozen_nanos: int = 0
+    returned_nanos: int = 0
 
 
 async def open_accounts(pool: Pool, org_id: str) -> Balance:
@@ -164,7 +168,10 @@ async def credit(pool: Pool, org_id: str) -> Credit:
         row = await conn.fetchrow(
             """SELECT b.available_nanos, b.escrow_nanos, b.frozen_nanos, t.nanos AS topped_up_nanos, t.count AS top_ups,
                       (SELECT coalesce(sum(amount_nanos), 0)::bigint FROM ledger.escrow_grant
-                        WHERE org_id = $1 AND state = 'pending') AS pending_nanos
+                        WHERE org_id = $1 AND state = 'pending') AS pending_nanos,
+                      (SELECT coalesce(sum(amount_nanos), 0)::bigint FROM ledger.escrow_return
+                        WHERE org_id = $1 AND hold_id IS NULL AND epoch = (
+                            SELECT max(epoch) FROM ledger.escrow_grant WHERE org_id = $1)) AS returned_nanos
                  FROM ledger.balance b,
                       (SELECT coalesce(sum(amount_nanos), 0)::bigint AS nanos, count(*)
                          FROM ledger.top_up WHERE org_id = $1) t
@@ -183,6 +190,7 @@ async def credit(pool: Pool, org_id: str) -> Credit:
         pending_grant_nanos=row["pending_nanos"],
         top_ups=row["top_ups"],
         frozen_nanos=row["frozen_nanos"],
+        returned_nanos=row["returned_nanos"],
     )
 
 

@@ -44,7 +44,7 @@ async def open_counter(place: Place, ledger: Ledger) -> AsyncIterator[CreditCoun
 
 
 async def credit_record(place: Place, ledger: Ledger, org_id: str) -> dict[str, Any]:
-    """Paid in, left, available now, held by running requests, spent.
+    """Paid in, left, available now, held by running requests, frozen after a loss of Redis, spent.
 
     ``as_of`` is ``counter`` when Redis was asked, ``books`` when only Postgres could be: then what the reconciler has
     not booked yet is missing, and so is what is held.
@@ -56,14 +56,16 @@ async def credit_record(place: Place, ledger: Ledger, org_id: str) -> dict[str, 
         available, held = books.available_nanos + books.escrow_nanos, 0
     else:
         on_the_way = sum(grant.amount_nanos for grant in pending if grant.grant_seq > account.grant_seq)
+        on_the_way += max(0, account.returned_nanos - books.returned_nanos)  # on its way back to Postgres
         available, held = books.available_nanos + on_the_way + account.available_nanos, account.held_nanos
-    left = available + held
+    left = available + held + books.frozen_nanos
     return {
         "org_id": org_id,
         **money("paid_in", books.topped_up_nanos),
         **money("left", left),
         **money("available", available),
         **money("held", held),
+        **money("frozen", books.frozen_nanos),
         **money("spent", books.topped_up_nanos - left),
         **money("booked", books.charged_nanos),
         "top_ups": books.top_ups,

@@ -470,7 +470,7 @@ def test_a_receipt_and_the_spent_credit(run: Run, ask: Callable[..., Any], org: 
     assert [moved["amount_nanos"] for moved in found["transfers"]] == [charge]
     assert re.search(r"charge +│ 0\.000032651 USD", run("receipt", request_id).out)
     shown = ask("credit", "show", org)
-    assert (shown["spent_nanos"], shown["booked_nanos"]) == (charge, charge)
+    assert (shown["spent_nanos"], shown["booked_nanos"], shown["frozen_nanos"]) == (charge, charge, 0)
     assert shown["left_nanos"] == 10_000_000_000 - charge
     run("receipt", new_request_id(), "--wait", "0").fails(cli_main.REFUSED, "no receipt")
     run("receipt", "nonsense").fails(cli_main.REFUSED, "not a request id")
