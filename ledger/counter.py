@@ -348,18 +348,20 @@ class CreditCounter:
         return sum([await self._read(shard, "ZCARD", f"{self._prefix(shard)}expiry") for shard in range(self.shards)])
 
     async def ping(self) -> None:
-        """Ask Redis whether it is there and at our epoch.
+        """Ask Redis whether it is there, at our epoch, and lets callers in.
 
         Raises:
-            CounterUnavailable: it is not.
+            CounterUnavailable: it is or does not.
         """
         for shard in range(self.shards):
-            meta = await self.meta(shard)
-            if meta is None or meta.epoch != self.epoch_of(shard):
-                found = "none" if meta is None else str(meta.epoch)
+            epoch, server = await self._read(shard, "HMGET", meta_key(shard), "epoch", "server")
+            if epoch is None or int(epoch) != self.epoch_of(shard):
+                found = "none" if epoch is None else epoch.decode()
                 raise CounterUnavailable(
                     "fenced", f"shard {shard} is at epoch {found}, the ledger at {self.epoch_of(shard)}"
                 )
+            if (server or b"").decode() != self._reads[shard][0].run_id:
+                raise CounterUnavailable("fenced", f"Redis was restarted and shard {shard} has not been checked yet")
 
     async def meta(self, shard: int) -> ShardMeta | None:
         """Where a shard stands; None if it was never begun."""

@@ -267,8 +267,11 @@ async def test_a_redis_that_was_restarted_serves_nobody_unchecked(counter: Credi
     with pytest.raises(CounterUnavailable, match="not been checked") as caught:
         await counter.settle(end("h", 1))
     assert caught.value.reason == "fenced"
+    with pytest.raises(CounterUnavailable, match="not been checked"):
+        await counter.ping()
     assert (await counter.account(ORG)).held_nanos == 100
     await counter.load_script(0)
+    await counter.ping()
     assert await counter.settle(end("h", 1)) == Settled(1, 0, "fresh")
 
 
