@@ -10,6 +10,7 @@ With STEP it kills itself (SIGKILL) at that step, the COUNT-th time. Prints a li
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import random
@@ -73,7 +74,7 @@ def die_at(step: str, count: int) -> None:
         reach(behind=True)
         return answer
 
-    setattr(owner, name, deadly if asyncio.iscoroutinefunction(function) else deadly_at_once)
+    setattr(owner, name, deadly if inspect.iscoroutinefunction(function) else deadly_at_once)
 
 
 async def main(database_url: str, redis_url: str, card: str, folder: str, told_path: str) -> None:
@@ -92,11 +93,13 @@ async def main(database_url: str, redis_url: str, card: str, folder: str, told_p
             if quiet_now_and_then and time.monotonic() % 3 > 1.5:
                 await asyncio.sleep(0.05)
                 continue
-            hold_id, meters = new_request_id(), {Meter.COMPLETION: random.randrange(0, 100)}
+            hold_id, meters = new_request_id(), {Meter.COMPLETION: random.randrange(1, 100)}
+            known = random.random() < 0.75  # every fourth hold is one that Redis does not have
+            if known and random.random() < 0.1:
+                meters = {}
             amount = charge_nanos(PriceCard(card, ENDPOINT, RATES, 0, None), meters)
             info = json.dumps({"card": card, "endpoint": ENDPOINT, "outcome": "finished", "meters": meters}).encode()
-            # Every fourth hold is one that Redis does not know.
-            if random.random() < 0.75:
+            if known:
                 try:
                     held = await counter.admit(Admission(hold_id, ORG, "f", Quote(100_000, 0), 0, 60.0, info=info))
                 except CounterUnavailable:
