@@ -8,6 +8,7 @@ from tests.faults.fault import Fault
 FAULTS: list[type[Fault]] = [
     *process_faults.killed_workers(),
     process_faults.KilledWithDebts,
+    process_faults.RestartedGateway,
     redis_faults.KilledRedis,
     redis_faults.EmptyRedis,
     redis_faults.CutFile,

@@ -75,6 +75,8 @@ class Model:
     known: set[str] = field(default_factory=set)
     extra: dict[str, int] = field(default_factory=dict)
     finished_keys: dict[str, Attempt] = field(default_factory=dict)
+    paid_keys: set[str] = field(default_factory=set)
+    """Idempotency keys under which something was charged."""
 
     def check(
         self,
@@ -118,6 +120,8 @@ class Model:
     ) -> None:
         near = [d for d in disturbances if d.touches(attempt, margin_s=1.0)]
         told = f"{attempt.told()}\n  engines: {served}\n  books: {events}\n  near: {[d.name for d in near]}"
+        if attempt.idempotency_key is not None and any(e.charged_nanos + e.shortfall_nanos for e in events):
+            self.paid_keys.add(attempt.idempotency_key)
         if attempt.is_replay:
             findings.counts["replayed"] += 1
             if any(event.charged_nanos for event in events) or attempt.billed_micros not in (0, None):
@@ -161,7 +165,11 @@ class Model:
 
     def _check_keys(self, attempts: Sequence[Attempt], disturbances: Sequence[Disturbance], findings: Findings) -> None:
         for attempt in sorted(attempts, key=lambda a: a.sent_s):
-            if attempt.idempotency_key is None or not attempt.finished or attempt.is_replay:
+            if attempt.idempotency_key is None or not attempt.finished:
+                continue
+            if attempt.is_replay:
+                if attempt.idempotency_key not in self.paid_keys:
+                    findings.wrong("lost", "an answer was replayed that nobody ever paid", attempt.told())
                 continue
             first = self.finished_keys.setdefault(attempt.idempotency_key, attempt)
             if first is attempt:

@@ -101,6 +101,26 @@ class KilledWithDebts(Fault):
         scene.world.to_redis.mend()
 
 
+class RestartedGateway(Fault):
+    """1h: the supervisor is killed, or asked to end, and the whole gateway starts again on what is left."""
+
+    number, name = "1h", "gateway restarted, its supervisor killed"
+    parts = frozenset({"worker", "reconciler"})
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        serve = scene.world.serve
+        assert serve is not None
+        if rng.random() < 0.7:
+            await serve.kill()
+        else:
+            await serve.stop(30)
+        self.happened(f"exit status {serve.exit_status()}")
+        await asyncio.sleep(rng.uniform(0.0, 1.0))
+
+    async def heal(self, scene: Scene) -> None:
+        await scene.world.restart_gateway()
+
+
 def killed_reconcilers() -> list[type[Fault]]:
     """10: one class for each step of a batch."""
     steps = {"a": ("before-copy", "COPY"), "b": ("before-commit", "COMMIT"), "c": ("before-trim", "trim")}

@@ -183,8 +183,15 @@ class SleepingRedis(RedisFault):
     async def strike(self, scene: Scene, rng: random.Random) -> None:
         down_before = len(scene.load.down_s)
         stop_process(scene.world.redis.pid)
+        stopped_s = time.time()
         await asyncio.sleep(10)
+        woken_s = time.time()
         continue_process(scene.world.redis.pid)
+        for attempt in scene.load.attempts:  # nobody is trusted so much that no hold is taken
+            if attempt.finished and attempt.sent_s > stopped_s and attempt.ended_s < woken_s:
+                scene.findings.wrong(
+                    "overspent", "served while nobody could say whether there is credit", attempt.told()
+                )
         if len(scene.load.down_s) == down_before:
             raise DidNotFire("nobody noticed")
         self.happened("10 s of silence, then 503")

@@ -143,6 +143,12 @@ class World:
         if self.standby is None or not self.standby.running:
             self.standby = self._start("standby", "reconcile")
 
+    async def restart_gateway(self) -> None:
+        """Have the gateway run again, with the same journals."""
+        if self.serve is None or not self.serve.running:
+            self.serve = self._start("serve", "serve")
+            await self.wait_serving()
+
     # -- who is who ------------------------------------------------------------------------------------------
 
     @property
