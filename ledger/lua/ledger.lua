@@ -312,7 +312,11 @@ function run.settle(a)
   local hold, org = a[2], a[3]
   local key = prefix .. 'hold:' .. hold
   local row = read_hold(key)
-  if not row.state or row.org ~= org then return '3' end
+  if not row.state then
+    end_claim(org, hold, a[8]) -- the hold was lost with an epoch, its client's idempotency key perhaps not
+    return '3'
+  end
+  if row.org ~= org then return '3' end
   if a[9] == 0 and (row.state == 'held' or row.state == 'reaped') then
     local account, available = balance(org)
     local most = available + tonumber(row.state == 'held' and row.held or row.charged)
@@ -339,6 +343,7 @@ function run.void(a)
   if not row.state then
     close_hold(key, hold, 'void', org, 0, 0, 0, nil)
     release_opens(hold, a[6])
+    end_claim(org, hold, a[8])
     return '3'
   end
   if row.org ~= org then return '3' end

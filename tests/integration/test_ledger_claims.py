@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from ledger.counter import Claimed, Held, Recalled, Settled
+from redis.asyncio import Redis
+
+from ledger.counter import Claimed, Held, Recalled, Settled, UnknownHold
 from ledger.counter_words import settle_words
-from ledger.outbox import _decode, _encode
+from ledger.settlement_words import decode, encode
 from tests.integration.ledger_counters import ORG, admission, end, opened
 from tests.services import FreshRedis
 
@@ -75,6 +77,20 @@ async def test_claims_are_bounded(fresh_redis: FreshRedis) -> None:
 def test_the_journal_keeps_claims() -> None:
     """What is replayed after a crash ends the claim too; records written before there were claims are still read."""
     kept = replace(end("req_1", 5), claim=NAME, outcome="é")
-    assert _decode(_encode(kept)) == kept
+    assert decode(encode(kept)) == kept
     old = b'{"hold":"h","org":"o","amount":1,"refunds":[],"opens":[],"info":"{}"}'
-    assert settle_words(_decode(old), "settle")[7] == ()
+    assert settle_words(decode(old), "settle")[7] == ()
+
+
+async def test_an_outcome_is_kept_though_its_hold_was_lost(fresh_redis: FreshRedis) -> None:
+    """A hold that is lost with an epoch is charged by the books; its client's key still gets the answer, or is free."""
+    url = fresh_redis(durable=False).url
+    async with opened(url, grant=1000) as counter, Redis.from_url(url) as client:
+        for outcome, recalled in (("what was answered", Recalled("done", "what was answered")), (None, None)):
+            name = f"{NAME}-{outcome}"
+            lost = replace(admission(), claim=name)
+            await counter.admit(lost)
+            await client.delete(f"pareta:{{0}}:hold:{lost.hold_id}")
+            ended = replace(end(lost.hold_id, 70 if outcome else 0), claim=name, outcome=outcome)
+            assert (await counter.close_holds([ended])) == [UnknownHold()]
+            assert await counter.recall(ORG, name, "f") == recalled
