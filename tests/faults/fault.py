@@ -46,6 +46,8 @@ class Fault:
     def __init__(self) -> None:
         self.fired = 0
         self.effect = ""
+        self.unanswering_s = (0.0, 0.0)
+        """From when to when Postgres surely answered nobody, if it did not."""
 
     async def strike(self, scene: Scene, rng: random.Random) -> None:
         """Break it, and see that it is broken."""

@@ -40,6 +40,7 @@ class Disturbance:
     postgres_away: bool = False
     clock_jumps: bool = False
     silences: bool = False
+    unanswering_s: tuple[float, float] = (0.0, 0.0)
 
     def touches(self, attempt: Attempt, *, margin_s: float = 0.0) -> bool:
         return self.from_s <= attempt.ended_s + margin_s and attempt.sent_s - margin_s <= self.to_s
@@ -294,7 +295,9 @@ def _check_refusals(
         for refused in (a for a in mine if a.status == 402):
             findings.counts["402 checked"] += 1
             away = [
-                d for d in disturbances if d.postgres_away and d.from_s < refused.sent_s and refused.ended_s < d.to_s
+                d
+                for d in disturbances
+                if d.unanswering_s[0] < refused.sent_s and refused.ended_s < d.unanswering_s[1]
             ]
             if away:
                 findings.wrong("wrong 402", "402 while Postgres could not be asked", f"{refused.told()} {away}")

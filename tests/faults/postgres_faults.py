@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import time
 
 from gateway.stack.processes import StackError
 from tests.faults.fault import DidNotFire, Fault, Scene, until
@@ -76,13 +77,33 @@ class AwayPostgres(PostgresFault):
         world = scene.world
         refused, down = world.to_postgres.refused, len(scene.load.down_s)
         world.to_postgres.refuse()
+        away_s = time.time()
         await until(lambda: len(scene.load.down_s) >= down + 3, within_s=rng.uniform(8, 14))
         await asyncio.sleep(rng.uniform(0.5, 3.0))
         count = world.to_postgres.refused - refused
+        self.unanswering_s = (away_s, time.time())
         world.to_postgres.mend()
         if not count:
             raise DidNotFire("nobody wanted to connect")
         self.happened(f"{count} connections refused, 503 in {len(scene.load.down_s) - down} s")
+
+
+class SilentPostgres(PostgresFault):
+    """12b: it does not refuse, it says nothing; whoever asks waits for his deadline."""
+
+    number, name, postgres_away = "12b", "Postgres silent", True
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        proxy = scene.world.to_postgres
+        before = proxy.held_back
+        proxy.freeze()
+        frozen_s = time.time()
+        await asyncio.sleep(rng.uniform(5.0, 9.0))
+        self.unanswering_s = (frozen_s, time.time())
+        proxy.mend()
+        if proxy.held_back == before:
+            raise DidNotFire("nobody asked")
+        self.happened(f"{proxy.held_back - before} pieces of questions kept waiting")
 
 
 class FullDisk(PostgresFault):

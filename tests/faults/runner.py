@@ -155,6 +155,7 @@ class Run:
                     postgres_away=fault.postgres_away,
                     clock_jumps=fault.clock_jumps,
                     silences=fault.silences,
+                    unanswering_s=fault.unanswering_s,
                 )
             )
         row.most_recovery_s = max(row.most_recovery_s, time.monotonic() - healed_s)
