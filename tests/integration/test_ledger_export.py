@@ -214,6 +214,7 @@ async def test_memory_is_bounded(world: World, tmp_path: Path) -> None:
              FROM (SELECT 'tx_' || substr($1, 5, 10) || lpad(n::text, 16, '0') AS id
                      FROM generate_series(1, 300000) AS n) AS ids""",
         await world.hold(),
+        timeout=100,
     )
     program = """
 import asyncio, resource, sys
