@@ -2,11 +2,16 @@
 
 Floor: ``ledger`` edge. Everything after :meth:`ShardDoor.look` happens on the connection that looked, and fails if that
 connection is gone: a Redis that was restarted or replaced in between is looked at again before anything is done to it.
+
+What is sent may also arrive late, when this process has given up, looked again and opened the epoch on another
+connection (or another process has). So every change is conditional, inside Redis: whoever changes a shard first fences
+it under a name of its own, and wipes and opens only while the shard is fenced under that name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +24,23 @@ from ledger.redis_link import RedisLink, UnknownScript, pack
 WIPED_AT_ONCE = 500
 _KEPT = ("meta", "once:", "onces:", "rate:")
 """What a new epoch keeps: it says nothing of credit, and idempotency keys must outlive what Redis lost."""
+
+_FENCE = """
+local epoch = redis.call('HGET', KEYS[1], 'epoch') or ''
+if epoch ~= ARGV[1] and epoch ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'guard', ARGV[3])
+return 1"""
+"""KEYS: meta. ARGV: the epoch that was seen (empty for none), the one that stands for fenced, the guard's name."""
+
+_IF_FENCED = """
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'guard')
+if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] then return 0 end
+"""
+_WIPE = _IF_FENCED + "for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end return 1"
+_OPEN = (
+    _IF_FENCED + "redis.call('HSET', KEYS[1], 'epoch', ARGV[3], 'seq', 0) redis.call('HDEL', KEYS[1], 'guard') return 1"
+)
+"""KEYS: meta, and what is wiped. ARGV: the epoch that stands for fenced, the guard's name, the new epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +106,33 @@ class ShardDoor:
         """Refuse all callers, whatever epoch they know.
 
         Raises:
-            CounterUnavailable: it could not be asked, or the connection is another one.
+            CounterUnavailable: it could not be asked, or it or the connection is not what was seen any more.
         """
         async with self._turn:
-            await self._call(seen.generation, "HSET", meta_key(self._shard), "epoch", FENCED_EPOCH)
+            await self._fence(seen)
 
     async def open(self, seen: ShardLook, epoch: int) -> None:
-        """Forget all credit of the shard and open an epoch in it. Call it only when it is fenced or was never used.
+        """Forget all credit of the shard and open an epoch in it. Until that is done it is fenced.
 
         Raises:
-            CounterUnavailable: it could not be asked, or the connection is another one; it stays fenced.
+            CounterUnavailable: it could not be asked, or it or the connection is not what was seen any more.
         """
         async with self._turn:
+            guard = await self._fence(seen)
             # A cluster's node refuses this while the slot is on its way: then some of the keys are elsewhere.
             await self._call(seen.generation, "EXISTS", *script_keys(self._shard)[1:])
-            await self._wipe(seen.generation)
+            await self._wipe(seen.generation, guard)
             await self._call(seen.generation, "EXISTS", *script_keys(self._shard)[1:])
-            await self._call(seen.generation, "HSET", meta_key(self._shard), "epoch", epoch, "seq", 0)
+            await self._change(seen.generation, _OPEN, [], FENCED_EPOCH, guard, epoch)
 
-    async def _wipe(self, generation: int) -> None:
+    async def _fence(self, seen: ShardLook) -> str:
+        """Fence it if it is at the epoch that was seen, or fenced already; returns the name that this is done under."""
+        guard = secrets.token_hex(8)
+        was = "" if seen.epoch is None else seen.epoch
+        await self._change(seen.generation, _FENCE, [], was, FENCED_EPOCH, guard)
+        return guard
+
+    async def _wipe(self, generation: int, guard: str) -> None:
         cursor = b"0"
         while True:
             cursor, keys = await self._call(
@@ -110,9 +140,14 @@ class ShardDoor:
             )
             doomed = [key for key in keys if not key.decode()[len(self._prefix) :].startswith(_KEPT)]
             if doomed:
-                await self._call(generation, "UNLINK", *doomed)
+                await self._change(generation, _WIPE, doomed, FENCED_EPOCH, guard)
             if cursor == b"0":
                 return
+
+    async def _change(self, generation: int, script: str, keys: list[bytes], *words: str | int) -> None:
+        meta = meta_key(self._shard)
+        if not await self._call(generation, "EVAL", script, 1 + len(keys), meta, *keys, *words):
+            raise CounterUnavailable("fenced", "somebody else has changed the shard meanwhile")
 
     async def _call(self, generation: int | None, *words: str | bytes | int) -> Any:
         return await self._send(generation, pack(*words))

@@ -16,12 +16,15 @@ FAULTS: list[type[Fault]] = [
     redis_faults.TwoPrimaries,
     redis_faults.SleepingRedis,
     redis_faults.EatenAnswers,
+    redis_faults.LateCommands,
+    redis_faults.LateGuardian,
     process_faults.PausedWorker,
     process_faults.PausedReconciler,
     *process_faults.killed_reconcilers(),
     process_faults.KilledGuardian,
     postgres_faults.KilledPostgres,
     postgres_faults.AwayPostgres,
+    postgres_faults.SilentPostgres,
     postgres_faults.FullDisk,
     redis_faults.FullDisk,
     process_faults.FullJournal,
@@ -50,5 +53,5 @@ def chosen(numbers: str) -> list[type[Fault]]:
         matching = [f for f in FAULTS if f.number == number or f.number.rstrip("abcdefg") == number]
         if not matching:
             raise ValueError(f"There is no fault {number}.")
-        found += matching
+        found += [fault for fault in matching if fault not in found]
     return found

@@ -36,7 +36,6 @@ class Fault:
     name: ClassVar[str] = ""
     parts: ClassVar[frozenset[str]] = frozenset()
     loses: ClassVar[bool] = False
-    postgres_away: ClassVar[bool] = False
     clock_jumps: ClassVar[bool] = False
     silences: ClassVar[bool] = False
     """Whether heartbeats may not reach Redis meanwhile."""

@@ -37,7 +37,6 @@ class Disturbance:
     from_s: float
     to_s: float
     loses: bool = False
-    postgres_away: bool = False
     clock_jumps: bool = False
     silences: bool = False
     unanswering_s: tuple[float, float] = (0.0, 0.0)
@@ -295,9 +294,7 @@ def _check_refusals(
         for refused in (a for a in mine if a.status == 402):
             findings.counts["402 checked"] += 1
             away = [
-                d
-                for d in disturbances
-                if d.unanswering_s[0] < refused.sent_s and refused.ended_s < d.unanswering_s[1]
+                d for d in disturbances if d.unanswering_s[0] < refused.sent_s and refused.ended_s < d.unanswering_s[1]
             ]
             if away:
                 findings.wrong("wrong 402", "402 while Postgres could not be asked", f"{refused.told()} {away}")

@@ -71,7 +71,7 @@ class KilledPostgres(PostgresFault):
 class AwayPostgres(PostgresFault):
     """12: an outage until escrow is spent: then 503, never 402, and when it is over everything drains."""
 
-    number, name, postgres_away = "12", "Postgres away until escrow is spent", True
+    number, name = "12", "Postgres away until escrow is spent"
 
     async def strike(self, scene: Scene, rng: random.Random) -> None:
         world = scene.world
@@ -91,7 +91,7 @@ class AwayPostgres(PostgresFault):
 class SilentPostgres(PostgresFault):
     """12b: it does not refuse, it says nothing; whoever asks waits for his deadline."""
 
-    number, name, postgres_away = "12b", "Postgres silent", True
+    number, name = "12b", "Postgres silent"
 
     async def strike(self, scene: Scene, rng: random.Random) -> None:
         proxy = scene.world.to_postgres

@@ -53,7 +53,9 @@ class Proxy:
         self.is_refusing = False
         self.is_frozen = False
         self.is_eating = False
+        self._late: list[_Link] = []
         self.accepted = 0
+        self.delivered_late = 0
         self.refused = 0
         self.eaten = 0
         self.held_back = 0
@@ -86,6 +88,13 @@ class Proxy:
         """Pass nothing on, without a word to either side, until :meth:`mend`."""
         self.is_frozen = True
 
+    def delay(self) -> None:
+        """Hold back what is asked on the connections of now; those of later pass.
+
+        What a client asked before it gave up and left arrives all the same, at :meth:`mend`.
+        """
+        self._network.call(self._delay)
+
     def eat(self) -> None:
         """Pass on what is asked and swallow what is answered, until :meth:`mend`."""
         self.is_eating = True
@@ -106,11 +115,19 @@ class Proxy:
         self.is_refusing = self.is_frozen = self.is_eating = False
         self._network.call(self._mend)
 
+    def _delay(self) -> None:
+        for link in self._links:
+            link.is_stuck = True
+
     def _mend(self) -> None:
+        late, self._late = self._late, []
+        for link in late:
+            self.delivered_late += link.deliver()
         for link in list(self._links):
             if link.lost:
                 link.abort()
             else:
+                link.is_stuck = False
                 link.flush()
 
     def _cut(self) -> int:
@@ -134,6 +151,7 @@ class _Link:
         self.near = near
         self.far: asyncio.Transport | None = None
         self.lost = False
+        self.is_stuck = False
         self._waiting: list[tuple[bool, bytes]] = []
 
     def pass_on(self, data: bytes, *, answer: bool) -> None:
@@ -141,16 +159,26 @@ class _Link:
         if proxy.is_eating and answer:
             proxy.eaten += 1
             self.lost = True
-        elif proxy.is_frozen or self.far is None:
+        elif proxy.is_frozen or self.is_stuck or self.far is None:
             proxy.held_back += 1
             self._waiting.append((answer, data))
         elif not self.lost or not answer:
-            (self.near if answer else self.far).write(data)
+            end = self.near if answer else self.far
+            if not end.is_closing():
+                end.write(data)
 
     def flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         for answer, data in waiting:
             self.pass_on(data, answer=answer)
+
+    def deliver(self) -> int:
+        """Send what was asked, though nobody waits for the answer; returns how much it was."""
+        asked = [data for is_answer, data in self._waiting if not is_answer]
+        if self.far is not None and not self.far.is_closing():
+            self.far.write(b"".join(asked))
+            self.proxy._network.loop.call_later(0.3, self.far.close)
+        return len(asked)
 
     def abort(self) -> None:
         self.proxy._links.discard(self)
@@ -187,7 +215,12 @@ class _Near(asyncio.Protocol):
             self._link.pass_on(data, answer=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._link is not None:
+        if self._link is None:
+            return
+        if self._link.is_stuck and self._link in self._proxy._links:
+            self._proxy._links.discard(self._link)
+            self._proxy._late.append(self._link)
+        else:
             self._link.abort()
 
 
@@ -199,7 +232,7 @@ class _Far(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._link.far = transport
-        if self._link not in self._link.proxy._links:
+        if self._link not in self._link.proxy._links and self._link not in self._link.proxy._late:
             transport.abort()
         elif not self._link.proxy.is_frozen:
             self._link.flush()

@@ -213,6 +213,49 @@ class EatenAnswers(RedisFault):
         self.happened(f"{proxy.eaten - before} pieces of answers", proxy.eaten - before)
 
 
+class LateCommands(RedisFault):
+    """7b: what was asked arrives seconds later, when those who asked have given up and asked again elsewhere."""
+
+    number, name = "7b", "commands to Redis arrive late"
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        proxy = scene.world.to_redis
+        before = proxy.delivered_late
+        proxy.delay()
+        await asyncio.sleep(rng.uniform(2.5, 7.0))
+        proxy.mend()
+        late = proxy.delivered_late - before
+        if not late:
+            raise DidNotFire("nobody gave up")
+        self.happened(f"{late} pieces of commands", late)
+
+
+class LateGuardian(RedisFault):
+    """7c: the same while an epoch is being opened, so that what the guardian did is perhaps done once more, later."""
+
+    number, name, loses = "7c", "commands of the guardian arrive late", True
+
+    async def strike(self, scene: Scene, rng: random.Random) -> None:
+        proxy, folder = scene.world.to_redis, scene.world.folder
+        before = proxy.delivered_late
+        word = rng.choice(["UNLINK", "UNLINK", "HSET", "EVAL"])
+        (folder / f"stall-guardian-{word}").touch()
+        stalled = folder / f"stalled-guardian-{word}"
+        # Cut short and not emptied, so that there is something to wipe and to fence.
+        await cut_file(scene.world.redis, rng)
+        if not await until(stalled.exists, within_s=10, every_s=0.02):
+            (folder / f"stall-guardian-{word}").unlink(missing_ok=True)
+            raise DidNotFire("the guardian had nothing to do")
+        stalled.unlink()
+        proxy.delay()
+        await asyncio.sleep(rng.uniform(4.0, 9.0))
+        proxy.mend()
+        late = proxy.delivered_late - before
+        if not late:
+            raise DidNotFire("nobody gave up")
+        self.happened(f"{word} and others, {late} pieces of commands", late)
+
+
 class FullDisk(RedisFault):
     """14: no byte more fits into its file. With ``appendfsync always`` Redis ends itself, and cannot come back."""
 
@@ -281,13 +324,13 @@ class JumpingClock(Fault):
     """16: the clock of Redis, or of a worker, is suddenly ahead or behind, and later right again."""
 
     number, name, clock_jumps = "16", "clock jumps", True
-    parts = frozenset({"redis", "worker"})
+    parts = frozenset({"redis", "worker", "reconciler", "postgres"})
     silences = True
     why_not = clocks.WHY_NOT
 
     async def strike(self, scene: Scene, rng: random.Random) -> None:
         world = scene.world
-        victim = rng.choice(["redis", "worker-0", "worker-1"])
+        victim = rng.choice(["redis", "worker-0", "worker-1", "gateway"])
         offset_s = rng.choice([-40, -15, 15, 40]) if victim == "redis" else rng.choice([-60, -15, 15, 40 * 86_400])
         clock = world.clocks[victim]
         clock.set(offset_s)
@@ -297,6 +340,17 @@ class JumpingClock(Fault):
             async def jumped() -> bool:
                 nonlocal seen_s
                 seen_s = (await world.redis.command("TIME"))[0] - time.time()
+                return abs(seen_s - offset_s) < 3
+        elif victim == "gateway":  # the reconcilers: seen in the ids of the credit that the leader grants
+
+            async def jumped() -> bool:
+                nonlocal seen_s
+                async with world.sql() as conn:
+                    offsets = await conn.fetch(
+                        """SELECT extract(epoch FROM ledger.id_time(id) - created_at)::float8 AS s
+                             FROM ledger.escrow_grant WHERE created_at > now() - interval '5 s'"""
+                    )
+                seen_s = max((row["s"] for row in offsets), key=abs, default=0.0)
                 return abs(seen_s - offset_s) < 3
         else:
 

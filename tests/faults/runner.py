@@ -152,7 +152,6 @@ class Run:
                     begin_s,
                     end_s,
                     loses=fault.loses,
-                    postgres_away=fault.postgres_away,
                     clock_jumps=fault.clock_jumps,
                     silences=fault.silences,
                     unanswering_s=fault.unanswering_s,

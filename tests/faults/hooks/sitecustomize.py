@@ -8,9 +8,11 @@ The witness writes one line for each request: what the client calls it, which ho
 import os
 import signal
 import sys
+import time
 
 FOLDER = os.environ.get("PARETA_FAULTS", "")
 LEASE_S, RENEW_S = 4.0, 1.0
+STALLED_S = 1.0
 
 
 def reach(step: str) -> None:
@@ -23,6 +25,14 @@ def reach(step: str) -> None:
     except OSError:
         return
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stall(step: str) -> None:
+    """Stand still here for a moment if somebody asked for it (``stall-<step>``), as a busy machine would."""
+    armed = f"{FOLDER}/stall-{step}"
+    if os.path.exists(armed):
+        os.rename(armed, f"{FOLDER}/stalled-{step}")
+        time.sleep(STALLED_S)
 
 
 def after(owner: object, name: str, step: str, condition=lambda *args: True) -> None:
@@ -113,6 +123,14 @@ def hook_reconciler() -> None:
     after(ledger.shard_door.ShardDoor, "fence", "guardian-fenced")
     after(ledger.guardian, "open_epoch", "guardian-renewed")
     after(ledger.shard_door.ShardDoor, "open", "guardian-opened")
+    call = ledger.shard_door.ShardDoor._call
+
+    def stalling(self, generation, *words):
+        if words[0] in ("UNLINK", "HSET", "EVAL"):
+            stall(f"guardian-{words[0]}")
+        return call(self, generation, *words)
+
+    ledger.shard_door.ShardDoor._call = stalling
     before(BatchWriter, "_transaction", "before-copy")
     after(BatchWriter, "_move_checkpoint", "before-commit")
     before(ShardReconciler, "_trim", "before-trim")
