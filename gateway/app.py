@@ -152,7 +152,10 @@ class Worker:
             try:
                 self._request_log.flush()
                 self._metrics.gauges(
-                    holds=len(self.watch.relays), connections=len(self.shared.connections), outbox=self._outbox.pending
+                    holds=len(self.watch.relays),
+                    connections=len(self.shared.connections),
+                    outbox=self._outbox.pending,
+                    unbooked=self._outbox.unbooked,
                 )
                 await self.refresh_readiness()
             except Exception:

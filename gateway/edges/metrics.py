@@ -61,6 +61,12 @@ class Metrics:
             multiprocess_mode="livesum",
             **where,
         )
+        self._unbooked = Gauge(
+            "pareta_outbox_unbooked",
+            "Settlements that Redis has and the books do not; the journals keep them.",
+            multiprocess_mode="livesum",
+            **where,
+        )
         self._observe_gap = self._gap.observe
 
     def closed(self, exchange: Exchange, now_s: float) -> None:
@@ -92,8 +98,9 @@ class Metrics:
         if shortfall_nanos:
             self._shortfall.inc(shortfall_nanos / NANOS_PER_USD)
 
-    def gauges(self, *, holds: int, connections: int, outbox: int) -> None:
+    def gauges(self, *, holds: int, connections: int, outbox: int, unbooked: int) -> None:
         """Set what is a level and not a count."""
         self._holds.set(holds)
         self._connections.set(connections)
         self._outbox.set(outbox)
+        self._unbooked.set(unbooked)
