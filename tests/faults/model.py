@@ -77,6 +77,8 @@ class Model:
     finished_keys: dict[str, Attempt] = field(default_factory=dict)
     paid_keys: set[str] = field(default_factory=set)
     """Idempotency keys under which something was charged."""
+    reaped_keys: set[str] = field(default_factory=set)
+    """Those whose hold was reaped at some time: decision 0011 sets them free, though the worker may only have slept."""
 
     def check(
         self,
@@ -122,6 +124,8 @@ class Model:
         told = f"{attempt.told()}\n  engines: {served}\n  books: {events}\n  near: {[d.name for d in near]}"
         if attempt.idempotency_key is not None and any(e.charged_nanos + e.shortfall_nanos for e in events):
             self.paid_keys.add(attempt.idempotency_key)
+        if attempt.idempotency_key is not None and any("reap" in event.kinds for event in events):
+            self.reaped_keys.add(attempt.idempotency_key)
         if attempt.is_replay:
             findings.counts["replayed"] += 1
             if any(event.charged_nanos for event in events) or attempt.billed_micros not in (0, None):
@@ -176,7 +180,9 @@ class Model:
                 continue
             between = [d for d in disturbances if d.loses and d.from_s <= attempt.ended_s and d.to_s >= first.sent_s]
             findings.counts["keys forgotten with Redis"] += bool(between)
-            if not between:
+            if attempt.idempotency_key in self.reaped_keys:
+                findings.counts["keys freed by a reap"] += 1
+            elif not between:
                 findings.wrong("twice", "work was done twice under one key", f"{first.told()}\n{attempt.told()}")
 
     def _check_strangers(self, booked: Mapping[str, Booked], owned: set[str], findings: Findings) -> None:

@@ -21,6 +21,7 @@ from tests.faults.findings import Findings
 from tests.faults.load import Load
 from tests.faults.model import Disturbance, Model
 from tests.faults.quiet import audit, journals_left, wait_quiet
+from tests.faults.servers import CannotHappen
 from tests.faults.witness import Witness
 from tests.faults.world import World
 
@@ -137,6 +138,8 @@ class Run:
             await fault.strike(scene, rng)
         except DidNotFire as reason:
             row.said = str(reason)
+        except CannotHappen as reason:
+            fault.why_not = str(reason)  # type: ignore[misc]  # of this machine, not of the class
         except Exception as error:
             row.said = f"{type(error).__name__}: {error}"
             (scene.world.folder / "trouble").open("a").write(f"{fault.name}\n{traceback.format_exc()}\n")
@@ -159,7 +162,7 @@ class Run:
             )
         row.most_recovery_s = max(row.most_recovery_s, time.monotonic() - healed_s)
         row.down_s += sum(begin_s <= second <= end_s for second in scene.load.down_s)
-        if fault.fired == fired and row.tries < TRIES:
+        if fault.fired == fired and row.tries < TRIES and not fault.why_not:
             self._todo.append(row)
         if not recovered and alone and not self._under_way - {fault.name}:
             scene.findings.wrong("not quiet", f"no request was served {RECOVERY_S:g} s after {fault.name}", row.said)

@@ -88,6 +88,20 @@ class FaultyPostgres(EmbeddedPostgres):
         return len(pids)
 
 
+class CannotHappen(Exception):
+    """This machine does not allow a fault; the text says why."""
+
+
+@contextlib.contextmanager
+def _permitted(size_bytes: int | None) -> Any:
+    try:
+        yield
+    except PermissionError as error:
+        if size_bytes is None:  # then it was never set either
+            return
+        raise CannotHappen(f"this machine does not allow it: {error}") from error
+
+
 @contextlib.contextmanager
 def environment(variables: dict[str, str]) -> Any:
     """Set variables of this process for a moment."""
@@ -105,10 +119,13 @@ def environment(variables: dict[str, str]) -> Any:
 
 def children_of(pid: int) -> list[int]:
     """The direct children of a process."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name in brackets may hold anything; after it come the state and the parent.
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def limit_files(pids: list[int], size_bytes: int | None) -> int:
@@ -117,9 +134,13 @@ def limit_files(pids: list[int], size_bytes: int | None) -> int:
     Works because all our programs ignore SIGXFSZ: Postgres by its own will, the others because the Python that starts
     them does, and that survives ``exec``.
     """
+    if not hasattr(resource, "prlimit"):
+        if size_bytes is None:
+            return 0
+        raise CannotHappen("this system cannot change the limits of a running program")
     limited = 0
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError), _permitted(size_bytes):
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if size_bytes is None else size_bytes, hard))
             limited += 1
