@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import asyncpg
@@ -17,6 +17,8 @@ import redis.asyncio
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from gateway.settings import Settings
@@ -32,7 +34,7 @@ class Admin:
         self._settings = settings
         self._workers = workers
         self._registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(self._registry, path=str(metrics_folder))  # type: ignore[no-untyped-call]
+        self._registry.register(_SharedFiles(metrics_folder))
         self._serving = Gauge("pareta_workers_ready", "Workers that serve now.", registry=self._registry)
         self._wanted = Gauge("pareta_workers_wanted", "Workers that should serve.", registry=self._registry)
         self.restarts = Counter(
@@ -86,6 +88,29 @@ class Admin:
         checks = {"worker": self._workers()[0] > 0, **await self._dependencies.check()}
         ready = all(checks.values())
         return web.json_response({"ready": ready, "checks": checks}, status=200 if ready else 503)
+
+
+class _SharedFiles(Collector):
+    """The metrics of all processes, from the file that each process keeps per kind.
+
+    A process that starts now, or was killed while it started, leaves a file that is still empty. prometheus-client
+    takes that for an error of the whole scrape; here it is a process without metrics.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        files = [entry.path for entry in os.scandir(self._folder) if entry.name.endswith(".db") and _is_filled(entry)]
+        merged: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def _is_filled(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.stat().st_size > 0
+    except FileNotFoundError:  # of a process that ended just now
+        return False
 
 
 class Dependencies:

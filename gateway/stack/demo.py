@@ -71,9 +71,7 @@ _NEWCOMER = _Wish("demo", "Demo", "demo", DEMO_CREDIT_NANOS)
 _PROBE = _Wish("probe", "Readiness probe", "readiness-probe", PROBE_CREDIT_NANOS)
 
 
-async def prepare_demo(
-    *, database_url: str, ledger: Ledger, folder: Path, simulator_url: str, new_key: bool
-) -> Demo:
+async def prepare_demo(*, database_url: str, ledger: Ledger, folder: Path, simulator_url: str, new_key: bool) -> Demo:
     """Make, find or repair both tenants.
 
     Args:

@@ -181,9 +181,7 @@ def extend(account: Account, hold: Hold | None, *, org: str, total: int) -> Take
     return Taken("held", moved, replace(hold, held=total))
 
 
-def end(
-    account: Account, hold: Hold | None, ending: Ending, *, org: str, amount: int, clamp: bool = True
-) -> Ended:
+def end(account: Account, hold: Hold | None, ending: Ending, *, org: str, amount: int, clamp: bool = True) -> Ended:
     """End a hold at ``amount`` (0 for a void, the accrued amount for a reap); without ``clamp`` at all of it or not."""
     step = STEPS[hold.state if hold is not None else None, ending]
     if hold is not None and hold.org != org:

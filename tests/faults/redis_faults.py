@@ -238,13 +238,13 @@ class LateGuardian(RedisFault):
     async def strike(self, scene: Scene, rng: random.Random) -> None:
         proxy, folder = scene.world.to_redis, scene.world.folder
         before = proxy.delivered_late
-        word = rng.choice(["UNLINK", "UNLINK", "HSET", "EVAL"])
-        (folder / f"stall-guardian-{word}").touch()
-        stalled = folder / f"stalled-guardian-{word}"
+        step = rng.choice(["fence", "wipe", "open"])
+        armed, stalled = folder / f"stall-guardian-{step}", folder / f"stalled-guardian-{step}"
+        armed.touch()
         # Cut short and not emptied, so that there is something to wipe and to fence.
         await cut_file(scene.world.redis, rng)
         if not await until(stalled.exists, within_s=10, every_s=0.02):
-            (folder / f"stall-guardian-{word}").unlink(missing_ok=True)
+            armed.unlink(missing_ok=True)
             raise DidNotFire("the guardian had nothing to do")
         stalled.unlink()
         proxy.delay()
@@ -253,7 +253,7 @@ class LateGuardian(RedisFault):
         late = proxy.delivered_late - before
         if not late:
             raise DidNotFire("nobody gave up")
-        self.happened(f"{word} and others, {late} pieces of commands", late)
+        self.happened(f"{step} and others, {late} pieces of commands", late)
 
 
 class FullDisk(RedisFault):

@@ -30,7 +30,6 @@ USD = 1_000_000_000
 RATES = {Meter.PROMPT: 150_000_000, Meter.COMPLETION: 600_000_000, Meter.REQUEST: 1_001}
 
 
-
 class HandsOff(EscrowPolicy):
     """Neither refills nor returns."""
 

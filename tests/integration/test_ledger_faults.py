@@ -183,7 +183,7 @@ async def test_postgres_killed_under_the_reconciler(redis_service: RedisService)
     try:
         async with opened_world(server.url, redis_service.url) as world:
             await world.fund(1000 * USD)
-            async with load(world) as running, reconciling(world, batch_events=20) as reconciler:
+            async with reconciling(world, batch_events=20) as reconciler, load(world) as running:
                 for _ in range(3):
                     await asyncio.sleep(0.5)
                     await server.child.kill()
@@ -203,7 +203,7 @@ async def test_postgres_killed_under_the_reconciler(redis_service: RedisService)
 
 async def test_redis_killed_under_load(world: World, redis_service: RedisService) -> None:
     """kill -9 of a durable Redis, three times: what it answered is booked, what it did not is not charged twice."""
-    async with load(world) as running, reconciling(world, batch_events=20):
+    async with reconciling(world, batch_events=20), load(world) as running:  # clients end first: they wait for it
         for _ in range(3):
             await asyncio.sleep(0.4)
             redis_service.kill()

@@ -65,9 +65,7 @@ def test_a_checkpoint_without_identity_is_compared_by_number_only() -> None:
         witnessed_seq=st.integers(0, 5),
         used=st.booleans(),
     ),
-    st.builds(
-        Found, epoch=st.none() | st.integers(0, 5), seq=st.integers(0, 6), event=st.sampled_from(("", "a", "b"))
-    ),
+    st.builds(Found, epoch=st.none() | st.integers(0, 5), seq=st.integers(0, 6), event=st.sampled_from(("", "a", "b"))),
 )
 def test_nothing_that_lacks_a_known_event_is_ever_trusted(books: Books, redis: Found) -> None:
     """Whatever the two say: trusted means the same epoch and every event that anybody knows of."""

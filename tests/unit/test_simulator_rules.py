@@ -1,7 +1,8 @@
 """The simulator's small rules: what it refuses, which fault plan takes which request, when things are due."""
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -176,19 +177,52 @@ class _Recorder:
             self.wheel.at(0.0, self)
 
 
+class _SteppedLoop:
+    """What the wheel asks of an event loop, on a clock that only the test moves: no pause of the machine counts."""
+
+    def __init__(self) -> None:
+        self.clock_s = 100.0
+        self.problems: list[dict[str, Any]] = []
+        self._soon: list[tuple[float, Callable[[], None], asyncio.Handle]] = []
+
+    def time(self) -> float:
+        return self.clock_s
+
+    def call_later(self, delay_s: float, work: Callable[[], None]) -> asyncio.Handle:
+        handle = asyncio.Handle(work, (), asyncio.get_running_loop())
+        self._soon.append((self.clock_s + delay_s, work, handle))
+        return handle
+
+    def call_soon(self, work: Callable[[], None]) -> asyncio.Handle:
+        return self.call_later(0.0, work)
+
+    def call_exception_handler(self, problem: dict[str, Any]) -> None:
+        self.problems.append(problem)
+
+    def turn(self) -> None:
+        """One pass: what is due now."""
+        due = [work for at_s, work, handle in self._soon if at_s <= self.clock_s and not handle.cancelled()]
+        self._soon = [entry for entry in self._soon if entry[0] > self.clock_s]
+        for work in due:
+            work()
+
+
 async def test_the_wheel_wakes_in_order_and_lets_others_go_first() -> None:
     """Earlier slots come first; a thing due in the past again waits a pass; an error stops nobody else."""
-    loop = asyncio.get_running_loop()
-    problems: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: problems.append(context))
-    wheel, log = Wheel(loop), []
+    loop, log = _SteppedLoop(), list[str]()
+    wheel = Wheel(cast(asyncio.AbstractEventLoop, loop))
     now_s = wheel.now_s()
     wheel.at(now_s + 0.020, _Recorder("late", log, wheel))
     wheel.at(now_s + 0.005, _Recorder("broken", log, wheel))
     wheel.at(now_s + 0.005, _Recorder("early", log, wheel))
     wheel.at(now_s - 1, _Recorder("past", log, wheel, again=2))
-    while "late" not in log:
-        await asyncio.sleep(0.002)
-    assert log == ["past", "past", "past", "broken", "early", "late"]
-    assert [str(problem["exception"]) for problem in problems] == ["broken"]
-    loop.set_exception_handler(None)
+    for expected in (["past"], ["past"] * 2, ["past"] * 3, ["past"] * 3):
+        loop.turn()
+        assert log == expected
+    loop.clock_s += 0.0061
+    loop.turn()
+    assert log[3:] == ["broken", "early"]
+    loop.clock_s += 1
+    loop.turn()
+    assert log[5:] == ["late"]
+    assert [str(problem["exception"]) for problem in loop.problems] == ["broken"]

@@ -12,6 +12,7 @@ import time
 
 FOLDER = os.environ.get("PARETA_FAULTS", "")
 LEASE_S, RENEW_S = 4.0, 1.0
+GUARDIAN_STEPS = ("fence", "wipe", "open")
 STALLED_S = 1.0
 
 
@@ -123,14 +124,14 @@ def hook_reconciler() -> None:
     after(ledger.shard_door.ShardDoor, "fence", "guardian-fenced")
     after(ledger.guardian, "open_epoch", "guardian-renewed")
     after(ledger.shard_door.ShardDoor, "open", "guardian-opened")
-    call = ledger.shard_door.ShardDoor._call
+    change = ledger.shard_door.ShardDoor._change
+    steps = {getattr(ledger.shard_door, f"_{step.upper()}"): step for step in GUARDIAN_STEPS}
 
-    def stalling(self, generation, *words):
-        if words[0] in ("UNLINK", "HSET", "EVAL"):
-            stall(f"guardian-{words[0]}")
-        return call(self, generation, *words)
+    def stalling(self, generation, script, keys, *words):
+        stall(f"guardian-{steps[script]}")
+        return change(self, generation, script, keys, *words)
 
-    ledger.shard_door.ShardDoor._call = stalling
+    ledger.shard_door.ShardDoor._change = stalling
     before(BatchWriter, "_transaction", "before-copy")
     after(BatchWriter, "_move_checkpoint", "before-commit")
     before(ShardReconciler, "_trim", "before-trim")
