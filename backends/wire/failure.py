@@ -43,3 +43,17 @@ class BackendFailure(Exception):
     def is_callers_fault(self) -> bool:
         """The same request would be refused by every replica."""
         return self.code in (FailureCode.CONTEXT_LENGTH, FailureCode.INPUT_REFUSED)
+
+
+class Unsupported(BackendFailure):
+    """The request asks for what this backend cannot give: every replica of the endpoint would refuse it, too.
+
+    Args:
+        param: the field of the request, dotted.
+        reason: continues the sentence "<param> …"; written by us, fit for the customer, never an engine's words.
+    """
+
+    def __init__(self, param: str, reason: str) -> None:
+        super().__init__(FailureCode.INPUT_REFUSED, Phase.CONNECT)
+        self.param = param
+        self.reason = reason
