@@ -1,0 +1,1 @@
+"""What becomes of an engine's raw text: characters, stop texts, reasoning, tool calls, OpenAI answers."""
