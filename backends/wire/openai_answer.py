@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from backends.wire.answer.chunks import Envelope
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.finish_reason import finish_reason
 from backends.wire.openai_stream import clean_logprobs, clean_tool_calls
@@ -45,15 +46,7 @@ def rebuild_answer(raw: bytes, request: InferenceRequest) -> tuple[bytes, Observ
     if not isinstance(choices, list) or not choices:
         raise _malformed()
     clean = _chat_choice if request.kind is Kind.CHAT else _text_choice
-    public = {
-        "id": request.answer_id,
-        "object": "chat.completion" if request.kind is Kind.CHAT else "text_completion",
-        "created": request.created_s,
-        "model": request.public_model,
-        "choices": [clean(choice, position) for position, choice in enumerate(choices)],
-    }
-    if usage:
-        public["usage"] = usage.as_openai()
+    public = Envelope(request).whole([clean(choice, position) for position, choice in enumerate(choices)], usage)
     return _encode(public), Observed(usage, len(choices))
 
 

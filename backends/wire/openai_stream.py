@@ -24,10 +24,13 @@ from typing import Any
 import orjson
 
 from backends.wire.allowance import Allowance, no_bound
+from backends.wire.answer.chunks import Envelope, encode_event
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.finish_reason import finish_reason
 from backends.wire.request import InferenceRequest, Kind
 from backends.wire.usage import Observed, TokenUsage, read_usage
+
+__all__ = ["DELTA_FIELDS", "StreamRewriter", "clean_logprobs", "clean_tool_calls", "encode_event"]
 
 _TEXT = rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])*+)"'
 _TEXT_PATTERN = re.compile(_TEXT)
@@ -47,8 +50,8 @@ class StreamRewriter:
     """
 
     __slots__ = (
-        "_allow", "_begun", "_content_key", "_deltas", "_is_total", "_last_usage_event", "_lead", "_limit_bytes",
-        "_mark", "_no_usage", "_open_text", "_request", "_tail", "_text_key", "_trail", "_usage", "done",
+        "_allow", "_begun", "_content_key", "_deltas", "_envelope", "_is_total", "_last_usage_event", "_lead",
+        "_limit_bytes", "_mark", "_no_usage", "_open_text", "_request", "_tail", "_text_key", "_trail", "_usage", "done",
         "finish_reasons", "is_waiting",
     )  # fmt: skip
 
@@ -70,7 +73,8 @@ class StreamRewriter:
         self._text_key = "content" if request.kind is Kind.CHAT else "text"
         self._content_key = f'"{self._text_key}":'.encode()
         # The envelope up to the text of a plain chunk of choice 0, and what follows the text.
-        self._open_text, self._no_usage = _envelope(request)
+        self._envelope = Envelope(request)
+        self._open_text, self._no_usage = self._envelope.plain(0)
         self._mark = allow(Observed(None, 0))
 
     def feed(self, data: bytes) -> bytes:
@@ -136,7 +140,7 @@ class StreamRewriter:
         self._tail = b""
         count = max(self._request.completions, 1 + max(self._begun, default=0))
         ends = [self._choice({"index": index, "finish_reason": "length"}) for index in range(count)]
-        return b"".join(ends) + self._usage_chunk(usage)
+        return b"".join(ends) + self._envelope.usage(usage)
 
     def finish(self) -> bytes:
         """The body ended cleanly: check that the answer did, and return the usage chunk if it was asked for.
@@ -153,7 +157,7 @@ class StreamRewriter:
             tail_out = b""
         if len(self.finish_reasons) < max(1, len(self._begun)):
             raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
-        return tail_out + self._usage_chunk(self.observed().usage)
+        return tail_out + self._envelope.usage(self.observed().usage)
 
     def observed(self) -> Observed:
         """What was handed out so far; usage from the last event that carried it, else ``None``."""
@@ -234,19 +238,17 @@ class StreamRewriter:
         content = self._content(choice)
         if index not in self._begun:
             self._begun.add(index)
-            if self._request.kind is Kind.CHAT:
-                out.append(self._chunk(index, {"delta": {"role": "assistant", "content": ""}}))
+            out.append(self._envelope.role(index))
         if content:
             self._deltas += 1
             if choice.get("logprobs"):
                 content["logprobs"] = clean_logprobs(choice["logprobs"])
-            out.append(self._chunk(index, content))
+            out.append(self._envelope.chunk(index, content))
         said = choice.get("finish_reason")
         if said is not None:
             reason = self.finish_reasons[index] = finish_reason(said)
             self._trail = None
-            empty: dict[str, Any] = {"delta": {}} if self._request.kind is Kind.CHAT else {"text": ""}
-            out.append(self._chunk(index, empty, reason))
+            out.append(self._envelope.end(index, reason))
         return b"".join(out)
 
     def _content(self, choice: dict[str, Any]) -> dict[str, Any]:
@@ -265,30 +267,6 @@ class StreamRewriter:
         if "tool_calls" in kept:
             kept["tool_calls"] = clean_tool_calls(kept["tool_calls"])
         return {"delta": kept} if kept else {}
-
-    def _chunk(self, index: int, content: dict[str, Any], reason: str | None = None) -> bytes:
-        choice = {"index": index, **content}
-        if self._request.kind is not Kind.CHAT:
-            choice.setdefault("logprobs", None)
-        choice["finish_reason"] = reason
-        chunk = {**self._base(), "choices": [choice]}
-        if self._request.include_usage:
-            chunk["usage"] = None
-        return encode_event(chunk)
-
-    def _usage_chunk(self, usage: TokenUsage | None) -> bytes:
-        if not self._request.include_usage:
-            return b""
-        return encode_event({**self._base(), "choices": [], "usage": usage.as_openai() if usage else None})
-
-    def _base(self) -> dict[str, Any]:
-        request = self._request
-        return {
-            "id": request.answer_id,
-            "object": "chat.completion.chunk" if request.kind is Kind.CHAT else "text_completion",
-            "created": request.created_s,
-            "model": request.public_model,
-        }
 
     def _learn(self, event: bytes, choices: list[Any]) -> None:
         """Remember the shape of a plain chunk: one unfinished choice 0 that holds one text and nothing else."""
@@ -361,20 +339,6 @@ def _at_least(usage: TokenUsage, deltas: int) -> TokenUsage:
     return usage if usage.completion >= deltas else replace(usage, completion=deltas, reported=False)
 
 
-def _envelope(request: InferenceRequest) -> tuple[bytes, bytes]:
-    usage = b',"usage":null' if request.include_usage else b""
-    if request.kind is Kind.CHAT:
-        kind, before, after = "chat.completion.chunk", b'"delta":{"content":"', b'"},"finish_reason":null}]'
-    else:
-        kind, before, after = "text_completion", b'"text":"', b'","logprobs":null,"finish_reason":null}]'
-    base = json.dumps(
-        {"id": request.answer_id, "object": kind, "created": request.created_s, "model": request.public_model},
-        separators=(",", ":"),
-    )
-    lead = b"data: " + base[:-1].encode() + b',"choices":[{"index":0,' + before
-    return lead, after + usage + b"}\n\n"
-
-
 @lru_cache(maxsize=256)
 def _trail_pattern(trail: bytes) -> re.Pattern[bytes]:
     """A text, then exactly this trail, in which only numbers behind ``"usage"`` may differ."""
@@ -404,11 +368,3 @@ def _data_of(event: bytes) -> bytes:
     """The joined ``data`` lines of an event; comments and other fields are dropped."""
     lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines) if len(lines) != 1 else lines[0]
-
-
-def encode_event(chunk: dict[str, Any]) -> bytes:
-    """One SSE event that holds a JSON object, in ASCII: httpx cuts lines at U+2028, U+2029 and U+0085 too."""
-    encoded = orjson.dumps(chunk)
-    if not encoded.isascii():
-        encoded = json.dumps(chunk, separators=(",", ":")).encode("ascii")
-    return b"data: " + encoded + b"\n\n"
