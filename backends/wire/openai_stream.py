@@ -51,8 +51,8 @@ class StreamRewriter:
 
     __slots__ = (
         "_allow", "_begun", "_content_key", "_deltas", "_envelope", "_is_total", "_last_usage_event", "_lead",
-        "_limit_bytes", "_mark", "_no_usage", "_open_text", "_request", "_tail", "_text_key", "_trail", "_usage", "done",
-        "finish_reasons", "is_waiting",
+        "_limit_bytes", "_mark", "_no_usage", "_open_text", "_request", "_tail", "_text_key", "_trail", "_usage",
+        "done", "finish_reasons", "is_waiting",
     )  # fmt: skip
 
     def __init__(self, request: InferenceRequest, *, limit_bytes: int, allow: Allowance = no_bound) -> None:
