@@ -18,7 +18,7 @@ $(foreach name,PORT DATA_DIR WORKERS DATABASE_URL REDIS_URL NEW_KEY PYTHON,$(if 
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: set-up
 set-up: ## create or refresh .venv from requirements.lock
@@ -33,6 +33,11 @@ run: ## a whole local gateway: databases, engine, demo key and credit (Ctrl-C st
 test: lint ## set up, lint, strict types, import contracts, all tests
 	@sh .ci/set-up clients
 	$(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
+
+.PHONY: second-engine
+second-engine: set-up ## the HTTP backend against a real engine that is not ours (llama.cpp's server)
+	@sh .ci/set-up engine
+	$(PY) -m pytest tests/engines $(ARGS)
 
 .PHONY: faults
 faults: set-up ## break everything under load, then prove the money right (SECONDS=180 SEED=…)
@@ -58,11 +63,12 @@ lock: ## resolve all lock files anew (needs uv and the package index)
 	$(COMPILE) pyproject.toml --extra embedded --extra export --extra dev -U -o requirements.lock
 	printf 'setuptools\nopenai\n' | $(COMPILE) pyproject.toml - --extra embedded --extra export -c requirements.lock -o requirements-run.lock
 	echo setuptools | $(COMPILE) pyproject.toml - -c requirements.lock -o requirements-serve.lock
+	printf 'gguf\nxllamacpp\n' | $(COMPILE) - --no-annotate -o requirements-engine.lock
 	echo pip | $(COMPILE) - --no-annotate -o .ci/pip.lock
 	for version in 0.1.0 0.3.1; do \
 		echo "pareta==$$version" | $(COMPILE) - --no-annotate -o tests/clients/pareta-$$version.txt; done
 
 .PHONY: clean
 clean: ## remove caches and .venv (never data)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
