@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from backends.wire.sampling import Piece, Sampling
+from backends.wire.sampling import GenerationDefaults, Piece, Sampling
 from backends.wire.triton.tensors import InputTensor, OutputTensor
 
 
@@ -40,6 +40,12 @@ class Dialect(Protocol):
     @property
     def reports_tokens(self) -> bool:
         """Whether responses count their tokens; else they must be counted from the text."""
+
+    def follow(self, defaults: GenerationDefaults) -> GenerationDefaults:
+        """What of its makers' recommendations the model has a place for; to be asked once, before `read_sampling`.
+
+        Without it, a request would be refused for what its caller never asked.
+        """
 
     def check(self, sampling: Sampling) -> None:
         """Refuse what the model cannot honour.
