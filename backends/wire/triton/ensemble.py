@@ -183,6 +183,7 @@ class EnsembleReader:
             Piece(
                 choice=choice,
                 text=self._growth(choice).rest(),
+                tokens=0 if self._reports else None,
                 finish="length" if tokens >= self._sampling.max_tokens else "stop",
             )
             for choice, tokens in sorted(self._sums.items())
