@@ -23,25 +23,25 @@ def calls_of(answer: Read) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("style", "text"),
     [
-        (HERMES, '<tool_call>\n{"name": "weather", "arguments": %s}\n</tool_call>' % PARIS),
-        (HERMES, '\n\n<tool_call>{"arguments": %s, "name": "weather"}</tool_call>\n' % PARIS),
-        (HERMES, '<tool_call>{"id":"x","name":"weather","type":"function","arguments":%s,"y":[1]}' % PARIS),
-        (HERMES, '<tool_call>{"name": "weather", "arguments": %s</tool_call>' % PARIS),
-        (HERMES, '<tool_call>{"name": "weather", "arguments": %s}</tool_call>' % json.dumps(PARIS)),
-        (LLAMA3, '{"name": "weather", "parameters": %s}' % PARIS),
-        (LLAMA3, ' {"type": "function", "name": "weather", "parameters": %s}' % PARIS),
-        (LLAMA3, '<|python_tag|>{"name": "weather", "parameters": %s}' % PARIS),
-        (MISTRAL, '[TOOL_CALLS][{"name": "weather", "arguments": %s}]' % PARIS),
-        (MISTRAL, '[TOOL_CALLS] [{"name": "weather", "arguments": %s, "id": "abcdefghi"}]' % PARIS),
-        (MISTRAL, '[TOOL_CALLS] {"name": "weather", "arguments": %s}' % PARIS),
-        (MISTRAL, "[TOOL_CALLS]weather%s" % PARIS),
-        (MISTRAL, "[TOOL_CALLS]weather[ARGS]%s" % PARIS),
-        (MISTRAL, "[TOOL_CALLS]weather[CALL_ID]abcdefghi[ARGS] %s" % PARIS),
+        (HERMES, '<tool_call>\n{"name": "weather", "arguments": @PARIS}\n</tool_call>'),
+        (HERMES, '\n\n<tool_call>{"arguments": @PARIS, "name": "weather"}</tool_call>\n'),
+        (HERMES, '<tool_call>{"id":"x","name":"weather","type":"function","arguments":@PARIS,"y":[1]}'),
+        (HERMES, '<tool_call>{"name": "weather", "arguments": @PARIS</tool_call>'),
+        (HERMES, '<tool_call>{"name": "weather", "arguments": @STRING}</tool_call>'),
+        (LLAMA3, '{"name": "weather", "parameters": @PARIS}'),
+        (LLAMA3, ' {"type": "function", "name": "weather", "parameters": @PARIS}'),
+        (LLAMA3, '<|python_tag|>{"name": "weather", "parameters": @PARIS}'),
+        (MISTRAL, '[TOOL_CALLS][{"name": "weather", "arguments": @PARIS}]'),
+        (MISTRAL, '[TOOL_CALLS] [{"name": "weather", "arguments": @PARIS, "id": "abcdefghi"}]'),
+        (MISTRAL, '[TOOL_CALLS] {"name": "weather", "arguments": @PARIS}'),
+        (MISTRAL, "[TOOL_CALLS]weather@PARIS"),
+        (MISTRAL, "[TOOL_CALLS]weather[ARGS]@PARIS"),
+        (MISTRAL, "[TOOL_CALLS]weather[CALL_ID]abcdefghi[ARGS] @PARIS"),
     ],
 )  # fmt: skip
 def test_a_call_of_each_form_is_found(style: ToolStyle, text: str) -> None:
     """Whatever the form, the client gets the name, the model's own arguments, and ``tool_calls`` as the reason."""
-    answer = read(text, tools=style)
+    answer = read(text.replace("@PARIS", PARIS).replace("@STRING", json.dumps(PARIS)), tools=style)
     assert calls_of(answer) == [("weather", PARIS)]
     assert (answer.content, answer.reason) == ("", "tool_calls")
     assert re.fullmatch(r"call_[0-9a-f]{24}", answer.calls[0]["id"])
@@ -102,7 +102,7 @@ def test_without_parallel_calls_only_the_first_counts(style: ToolStyle, text: st
         (MISTRAL, "[TOOL_CALLS]"),
         (MISTRAL, "[TOOL_CALLS] \n"),
         (MISTRAL, "[TOOL_CALLS]two words{}"),
-        (MISTRAL, "[TOOL_CALLS]%s{}" % ("x" * 300)),
+        (MISTRAL, "[TOOL_CALLS]" + "x" * 300 + "{}"),
         (MISTRAL, "[TOOL_CALLS]!{}"),
         (MISTRAL, '[TOOL_CALLS]["a"]'),
         (MISTRAL, "[TOOL_CALLS] f[ARGS]"),
