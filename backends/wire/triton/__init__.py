@@ -6,7 +6,15 @@ Floor: wire (pure). Tensors in and out; the calls themselves are `backends.trito
 from backends.wire.triton.detection import detect
 from backends.wire.triton.dialect import Dialect, Reader, UnknownInterface
 from backends.wire.triton.metadata import ModelInfo, TensorInfo
-from backends.wire.triton.tensors import DataType, InputTensor, OutputTensor, pack_bytes, read_bytes, read_numbers
+from backends.wire.triton.tensors import (
+    DataType,
+    InputTensor,
+    OutputTensor,
+    pack_bytes,
+    pack_numbers,
+    read_bytes,
+    read_numbers,
+)
 
 __all__ = [
     "DataType",
@@ -19,6 +27,7 @@ __all__ = [
     "UnknownInterface",
     "detect",
     "pack_bytes",
+    "pack_numbers",
     "read_bytes",
     "read_numbers",
 ]

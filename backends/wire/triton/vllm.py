@@ -6,6 +6,7 @@ Source: triton-inference-server/vllm_backend, src/model.py and src/utils, from r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -147,7 +148,7 @@ def _chosen(raw: bytes | None) -> tuple[float, ...] | None:
     if raw is None or raw == b"null":
         return None
     try:
-        positions = orjson.loads(raw)
-        return tuple(float(next(iter(position.values()))["logprob"]) for position in positions)
-    except (orjson.JSONDecodeError, AttributeError, KeyError, StopIteration, TypeError, ValueError):
+        positions = json.loads(raw)  # Python wrote it: minus infinity stands there as no JSON has it
+        return tuple([float(next(iter(position.values()))["logprob"]) for position in positions])
+    except (AttributeError, KeyError, RecursionError, StopIteration, TypeError, ValueError):
         raise malformed() from None
