@@ -212,6 +212,11 @@ def test_an_answer_that_never_began_has_no_end() -> None:
     assert reader(ensemble()).finish() == []
 
 
+def test_a_response_without_any_text() -> None:
+    """An empty list of texts is no text, and its tokens count."""
+    assert reader(ensemble()).read({**response(b""), "text_output": texts()}) == [Piece(tokens=1, prompt_tokens=5)]
+
+
 def test_choices_are_told_apart_and_counted_apart() -> None:
     """With n, each response belongs to the choice that it names, and each choice ends for its own reason."""
     read = reader(ensemble(), 2, completions=2)
@@ -229,6 +234,7 @@ def test_choices_are_told_apart_and_counted_apart() -> None:
         response(b"x", **index("batch_index", 1)),
         response(b"x", -1),
         {"text_output": texts(b"a", b"b")},
+        {"num_output_tokens": numbers(DataType.INT32, 1)},
         {"text_output": numbers(DataType.INT32, 1)},
         {"text_output": texts(b"a"), "num_output_tokens": numbers(DataType.FP32, 1.0)},
         {"text_output": texts(b"a"), "num_output_tokens": numbers(DataType.INT32, 1, 2)},

@@ -24,7 +24,7 @@ from backends.wire.triton.inputs import (
     require,
 )
 from backends.wire.triton.metadata import ModelInfo
-from backends.wire.triton.outputs import malformed, one_count, one_text
+from backends.wire.triton.outputs import malformed, new_text, one_count
 from backends.wire.triton.refusals import check_logprobs, check_numbers, followed
 from backends.wire.triton.tensors import DataType, InputTensor, OutputTensor, read_numbers
 
@@ -160,7 +160,7 @@ class EnsembleReader:
 
     def read(self, outputs: Mapping[str, OutputTensor]) -> list[Piece]:
         """What is new in a response. Raises: BackendFailure: it is malformed."""
-        text = one_text(outputs, "text_output")  # BYTES [1] or [1, 1]
+        text = new_text(outputs)  # BYTES [1] or [1, 1]
         if text is None:
             return []
         choice = self._choice(outputs)

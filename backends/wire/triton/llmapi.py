@@ -26,7 +26,7 @@ from backends.wire.triton.inputs import (
     require,
 )
 from backends.wire.triton.metadata import ModelInfo
-from backends.wire.triton.outputs import one_text
+from backends.wire.triton.outputs import new_text, one_text
 from backends.wire.triton.refusals import NUMBERS, check_logprobs, check_numbers, followed
 from backends.wire.triton.tensors import DataType, InputTensor, OutputTensor
 
@@ -113,7 +113,7 @@ class LlmApiReader:
 
     def read(self, outputs: Mapping[str, OutputTensor]) -> list[Piece]:
         """What is new in a response. Raises: BackendFailure: it is malformed, or the engine gave up."""
-        text = one_text(outputs, "text_output")  # BYTES [1]
+        text = new_text(outputs)  # BYTES [1]
         if text is None or self._has_finished:
             return []
         new = self._growth.add(text)

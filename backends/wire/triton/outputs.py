@@ -29,6 +29,19 @@ def one_text(outputs: Mapping[str, OutputTensor], name: str) -> bytes | None:
     return texts[0] if texts else None
 
 
+def new_text(outputs: Mapping[str, OutputTensor]) -> bytes | None:
+    """The text of a response to one prompt; ``None`` if the response is only an end without any tensor.
+
+    Raises:
+        BackendFailure: there are tensors, but no text, or several.
+    """
+    if not outputs:
+        return None
+    if "text_output" not in outputs:
+        raise malformed()
+    return one_text(outputs, "text_output") or b""
+
+
 def one_count(outputs: Mapping[str, OutputTensor], name: str) -> int | None:
     """The only element of a tensor of whole numbers, not negative; ``None`` if the tensor is absent or empty.
 

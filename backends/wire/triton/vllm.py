@@ -18,7 +18,7 @@ from backends.wire.sampling import GenerationDefaults, Guide, GuideKind, Piece, 
 from backends.wire.triton.dialect import Reader
 from backends.wire.triton.inputs import FLAGS, TEXTS, InputWriter, declared_types, refuse_other_required, require
 from backends.wire.triton.metadata import ModelInfo
-from backends.wire.triton.outputs import malformed, one_count, one_text
+from backends.wire.triton.outputs import malformed, new_text, one_count, one_text
 from backends.wire.triton.refusals import NUMBERS, check_logprobs
 from backends.wire.triton.tensors import DataType, InputTensor, OutputTensor
 
@@ -101,7 +101,7 @@ class VllmReader:
 
     def read(self, outputs: Mapping[str, OutputTensor]) -> list[Piece]:
         """What is new in a response. Raises: BackendFailure: it is malformed, or the engine gave up."""
-        text = one_text(outputs, "text_output")  # BYTES [1]
+        text = new_text(outputs)  # BYTES [1]
         if text is None or self._has_finished:
             return []
         word = (one_text(outputs, "finish_reason") or b"None").decode("ascii", "replace")  # BYTES [1]
