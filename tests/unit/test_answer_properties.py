@@ -29,7 +29,9 @@ texts = st.lists(
     max_size=14,
 ).map(b"".join)
 cuts = st.lists(st.integers(0, 200), max_size=12)
-stops = st.sampled_from([(), ("STOP",), ("<|eot|>", "STOP"), ("OPEN", "PEN", "ST"), ("}",), ("🙂",), ("\n\n",)])
+stops = st.sampled_from(
+    [(), ("STOP",), ("STOP", "TO"), ("<|eot|>", "STOP"), ("OPEN", "PEN", "ST"), ("}",), ("🙂",), ("\n\n",)]
+)
 marks = st.sampled_from([None, ReasoningMarks(), ReasoningMarks(starts_open=True)])
 styles = st.sampled_from([None, *ToolStyle])
 bodies = st.sampled_from(

@@ -103,6 +103,7 @@ def test_without_parallel_calls_only_the_first_counts(style: ToolStyle, text: st
         (MISTRAL, "[TOOL_CALLS] \n"),
         (MISTRAL, "[TOOL_CALLS]two words{}"),
         (MISTRAL, "[TOOL_CALLS]" + "x" * 300 + "{}"),
+        (MISTRAL, "[TOOL_CALLS]f" + " " * 255 + "{}"),
         (MISTRAL, "[TOOL_CALLS]!{}"),
         (MISTRAL, '[TOOL_CALLS]["a"]'),
         (MISTRAL, "[TOOL_CALLS] f[ARGS]"),
@@ -140,6 +141,18 @@ def test_a_call_that_was_cut_off_keeps_its_beginning(style: ToolStyle, text: str
     """As with OpenAI, arguments end where the tokens did, and the reason tells that no whole call came."""
     answer = read(text, tools=style, finish=finish)
     assert (calls_of(answer), answer.content, answer.reason) == ([("f", '{"a": "lon')], "", reason)
+
+
+def test_arguments_are_given_once() -> None:
+    """A second object of arguments is none."""
+    answer = read('<tool_call>{"name":"f","arguments":{},"parameters":{"a":1},"name":"g"}</tool_call>', tools=HERMES)
+    assert (calls_of(answer), answer.content) == ([("f", "{}")], "")
+
+
+def test_a_separator_that_nothing_follows_is_no_content() -> None:
+    """A list of calls that was cut off behind a comma holds the calls before it."""
+    answer = read('[TOOL_CALLS][{"name":"f"}, ', tools=MISTRAL, finish="length")
+    assert (calls_of(answer), answer.content) == ([("f", "{}")], "")
 
 
 def test_arguments_that_break_end_there() -> None:

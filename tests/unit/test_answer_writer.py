@@ -124,6 +124,8 @@ def test_a_character_is_never_split() -> None:
         ("one STO", ("STOP",), "one STO"),
         ("abcd", ("abcdef", "cd"), "ab"),
         ("abcdef", ("cd", "bcd"), "a"),
+        ("abcdef", ("abcdef", "cd"), "ab"),
+        ("xxabcde", ("abcde", "cxxxxx"), "xx"),
         ("aab", ("ab",), "a"),
         ("ababac", ("abac",), "ab"),
         ("é🙂x", ("🙂",), "é"),
@@ -256,6 +258,12 @@ def test_logprobs_stand_beside_their_tokens(stream: bool) -> None:
     assert (read_again.content, read_again.logprobs) == ("a Ebé", expected)
 
 
+def test_a_token_that_becomes_two_chunks_is_scored_once() -> None:
+    """One piece may hold reasoning and content; its log probability is told with the first."""
+    out = run(writer(reasoning=THINK), Piece(text=b"<think>a</think>b", logprobs=(-0.5,), finish="stop"))
+    assert read_stream(out).logprobs == [("<think>a</think>b", -0.5)]
+
+
 def test_legacy_logprobs_have_their_offsets() -> None:
     """A text completion's form counts characters from the beginning of its text."""
     answer = writer(kind=Kind.COMPLETION, stream=False)
@@ -291,6 +299,13 @@ def test_a_tokenizer_counts_where_the_engine_does_not() -> None:
     answer = writer(reasoning=THINK, tools=ToolStyle.HERMES, stop=("END",))
     run(answer, *(Piece(text=bit.encode()) for bit in (text[:20], text[20:], "E", "ND and more")))
     assert usage_of(answer) == TokenUsage(9, words(text + "END"), reasoning=3, reported=False)
+
+
+def test_reasoning_is_never_more_than_all() -> None:
+    """Our tokenizer and the engine may differ; a part is still no larger than the whole."""
+    answer = writer(reasoning=THINK)
+    run(answer, Piece(text=b"<think>a b c d e</think>", tokens=4, finish="stop"))
+    assert usage_of(answer) == TokenUsage(9, 4, reasoning=4)
 
 
 def test_without_both_pieces_are_counted() -> None:
@@ -379,7 +394,7 @@ def test_pieces_that_come_meanwhile_wait_their_turn() -> None:
     assert (read_stream(out).content, read_stream(out).reason) == ("abcd", "stop")
 
 
-@pytest.mark.parametrize(("count", "completion"), [(None, 5), (words, 4)])
+@pytest.mark.parametrize(("count", "completion"), [(None, 5), (words, 6)])
 def test_an_allowance_is_asked_with_what_the_piece_will_have_cost(count: object, completion: int) -> None:
     """What is not handed out yet is not observed; who allows it sees the whole cost, held text included."""
     asked: list[Observed] = []
@@ -392,7 +407,7 @@ def test_an_allowance_is_asked_with_what_the_piece_will_have_cost(count: object,
     answer = writer(allow=allow, stop=("STOP",), count=words if count else None)
     answer.feed(Piece(text=b"a", tokens=tokens))
     answer.feed(Piece(text=b"ST", tokens=tokens))
-    answer.feed(Piece(text=b"b c", tokens=3 if tokens else None))
+    answer.feed(Piece(text=b" b c", tokens=3 if tokens else None))
     assert answer.is_waiting
     assert asked[-1] == Observed(TokenUsage(9, completion, reported=not count), 3)
     assert answer.observed().content_deltas == 1
