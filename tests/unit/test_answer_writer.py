@@ -125,7 +125,7 @@ def test_a_character_is_never_split() -> None:
         ("abcd", ("abcdef", "cd"), "ab"),
         ("abcdef", ("cd", "bcd"), "a"),
         ("abcdef", ("abcdef", "cd"), "ab"),
-        ("xxabcde", ("abcde", "cxxxxx"), "xx"),
+        ("abcdef", ("cd", "abcdef"), "ab"),
         ("aab", ("ab",), "a"),
         ("ababac", ("abac",), "ab"),
         ("é🙂x", ("🙂",), "é"),
@@ -138,6 +138,13 @@ def test_an_answer_ends_at_its_first_stop_text(text: str, stop: tuple[str, ...],
     answer = read(text, stop=stop, finish="length")
     assert answer.content == left
     assert answer.reason == ("length" if left == text else "stop")
+
+
+def test_the_longest_beginning_of_any_stop_text_is_held_back() -> None:
+    """Two stop texts may have begun at different places; the earlier one counts."""
+    answer = writer(stop=("abcde", "cxxxxx"))
+    assert chunks_of(answer.feed(Piece(text=b"xxabc")))[-1]["choices"][0]["delta"] == {"content": "xx"}
+    assert chunks_of(answer.feed(Piece(text=b"de")))[-1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_half_a_stop_text_is_held_back() -> None:
