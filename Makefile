@@ -32,6 +32,7 @@ run: ## a whole local gateway: databases, engine, demo key and credit (Ctrl-C st
 .PHONY: test
 test: lint ## set up, lint, strict types, import contracts, all tests
 	@sh .ci/set-up clients
+	@sh .ci/set-up triton
 	$(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
 .PHONY: second-engine
@@ -69,6 +70,6 @@ lock: ## resolve all lock files anew (needs uv and the package index)
 		echo "pareta==$$version" | $(COMPILE) - --no-annotate -o tests/clients/pareta-$$version.txt; done
 
 .PHONY: clean
-clean: ## remove caches and .venv (never data)
+clean: ## remove caches, .venv and .venv-triton (never data)
 	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,8 +19,17 @@ from tests.services import (
 )
 from tests.stack import Stack, StartStack
 from tests.system.fixtures import gateway, session_gateway, session_tenant, tenant
+from tests.system.triton import session_triton, start_triton, triton_server
 
-__all__ = ["gateway", "session_gateway", "session_tenant", "tenant"]
+__all__ = [
+    "gateway",
+    "session_gateway",
+    "session_tenant",
+    "session_triton",
+    "start_triton",
+    "tenant",
+    "triton_server",
+]
 
 
 @pytest.fixture(scope="session")
