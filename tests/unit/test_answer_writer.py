@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from backends.wire.allowance import WAIT
@@ -101,6 +102,33 @@ def test_the_openai_client_understands_every_answer(stream: bool) -> None:
         read_again = read_whole(answer.whole())
     assert (read_again.content, read_again.reasoning, read_again.reason) == ("Hi", "hm", "tool_calls")
     assert read_again.logprobs == [(c, -0.5) for c in text]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_openai_client_puts_a_stream_together(size: int) -> None:
+    """The client's own accumulator makes of the stream what the whole answer says, tool calls and usage included."""
+    options = {"tools": ToolStyle.HERMES, "reasoning": THINK, "completions": 2}
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Zürich 🙂", "days": [1, 2]}}</tool_call>'
+    text = f"<think>hm</think>Hé {call}\n{call}".encode()
+    pieces = [
+        Piece(choice=choice, text=text[start : start + size])
+        for start in range(0, len(text), size)
+        for choice in (0, 1)
+    ] + [Piece(choice=choice, finish="stop") for choice in (1, 0)]
+    state = ChatCompletionStreamState()
+    for chunk in chunks_of(run(writer(include_usage=True, **options), *pieces)):
+        state.handle_chunk(ChatCompletionChunk.model_validate(chunk))
+    got = state.get_final_completion().model_dump(exclude_none=True)
+    answer = writer(stream=False, **options)
+    run(answer, *pieces)
+    expected = ChatCompletion.model_validate_json(answer.whole()).model_dump(exclude_none=True)
+    for choice in got["choices"]:
+        for called in choice["message"]["tool_calls"]:
+            called.pop("index")  # the client leaves it there
+            assert called["function"].pop("parsed_arguments", None) is None
+    assert got["choices"] == expected["choices"]
+    assert got["usage"] == expected["usage"]
+    assert got["choices"][0]["finish_reason"] == "tool_calls"
 
 
 # -- characters and stop texts -----------------------------------------------------------------------------------------

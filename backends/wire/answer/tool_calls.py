@@ -26,6 +26,8 @@ from backends.wire.answer.tool_rules import ToolRules
 _MISTRAL_HEAD = re.compile(r"\s*([\w.\-]{1,128})\s*(?:\[CALL_ID\]\s*\w{0,64}\s*)?(?:\[ARGS\]\s*)?", re.ASCII)
 _MISTRAL_HEAD_RUN = re.compile(r"[\w.\-\[\] \t\r\n]*", re.ASCII)
 _MISTRAL_HEAD_LENGTH = 256
+_STEP_CHARS = 4096
+"""A long text is read in steps, so that each of many marks in it costs the rest of a step, not of the text."""
 
 
 class _At(Enum):
@@ -61,9 +63,10 @@ class ToolCallParser:
 
     def feed(self, text: str) -> list[Delta]:
         """Take more of the text; return what it is known to be."""
-        self._buffer += text
-        while self._buffer and self._step():
-            pass
+        for start in range(0, max(1, len(text)), _STEP_CHARS):
+            self._buffer += text[start : start + _STEP_CHARS]
+            while self._buffer and self._step():
+                pass
         out, self._out = self._out, []
         return out
 
