@@ -34,6 +34,7 @@ def writer(
     kind: Kind = Kind.CHAT,
     include_usage: bool = False,
     body: dict[str, Any] | None = None,
+    prompt_tokens: int | None = 9,
 ) -> AnswerWriter:
     request = InferenceRequest(
         kind=kind,
@@ -45,7 +46,9 @@ def writer(
         public_model="ep_x",
         completions=completions,
     )
-    return AnswerWriter(request, prompt_tokens=9, stop=stop, tools=tools, reasoning=reasoning, count=count, allow=allow)
+    return AnswerWriter(
+        request, prompt_tokens=prompt_tokens, stop=stop, tools=tools, reasoning=reasoning, count=count, allow=allow
+    )
 
 
 @dataclass

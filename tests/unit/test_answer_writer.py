@@ -197,11 +197,12 @@ def test_stop_texts_count_in_reasoning_and_calls_as_well(text: str) -> None:
 
 
 def test_an_engine_that_ends_itself_needs_no_cancel() -> None:
-    """Only a stop text that we found leaves an engine that may go on."""
-    answer = writer(stop=("STOP",))
-    run(answer, *said("a"))
-    assert answer.is_done
-    assert not answer.engine_goes_on
+    """Only a stop text that we found before the engine said its end leaves an engine that may go on."""
+    for pieces in (said("a"), [Piece(text=b"a STOP", finish="stop")]):
+        answer = writer(stop=("STOP",))
+        run(answer, *pieces)
+        assert answer.is_done
+        assert not answer.engine_goes_on
 
 
 # -- reasoning ---------------------------------------------------------------------------------------------------------
@@ -341,6 +342,19 @@ def test_reasoning_is_never_more_than_all() -> None:
     answer = writer(reasoning=THINK)
     run(answer, Piece(text=b"<think>a b c d e</think>", tokens=4, finish="stop"))
     assert usage_of(answer) == TokenUsage(9, 4, reasoning=4)
+
+
+def test_a_prompt_that_nobody_counted_leaves_usage_unknown() -> None:
+    """Whoever bills must not take an unknown prompt for an empty one; an engine that tells it later is believed."""
+    answer = writer(prompt_tokens=None, include_usage=True)
+    answer.feed(Piece(text=b"a", tokens=1))
+    assert answer.observed() == Observed(None, 1)
+    out = run(answer, Piece(text=b"b", tokens=1, prompt_tokens=4), Piece(finish="stop"))
+    assert answer.observed() == Observed(TokenUsage(4, 2), 2)
+    assert chunks_of(out)[-1]["usage"]["prompt_tokens"] == 4
+    unknown = writer(prompt_tokens=None, stream=False)
+    run(unknown, *said("a"))
+    assert "usage" not in json.loads(unknown.whole())
 
 
 def test_without_both_pieces_are_counted() -> None:

@@ -41,7 +41,8 @@ class AnswerWriter:
 
     Args:
         request: what was asked; gives the public envelope, and says which tools may be called.
-        prompt_tokens: tokens of the prompt; what the engine says instead counts.
+        prompt_tokens: tokens of the prompt; what the engine says instead counts. ``None`` if nobody knows before it
+            does: until then usage is unknown.
         stop: texts that end a choice and are not part of it: the caller's and those of the model's end tokens.
         tools: how the model writes tool calls, if it can.
         reasoning: how it marks reasoning, if it does.
@@ -51,14 +52,14 @@ class AnswerWriter:
 
     __slots__ = (
         "_allow", "_choices", "_deltas", "_envelope", "_has_finished", "_is_chat", "_is_cut", "_kept", "_mark",
-        "_plain", "_prompt_tokens", "_request", "_transcripts", "is_waiting",
+        "_plain", "_prompt_tokens", "_request", "_stopped_early", "_transcripts", "is_waiting",
     )  # fmt: skip
 
     def __init__(
         self,
         request: InferenceRequest,
         *,
-        prompt_tokens: int,
+        prompt_tokens: int | None,
         stop: tuple[str, ...],
         tools: ToolStyle | None,
         reasoning: ReasoningMarks | None,
@@ -81,6 +82,7 @@ class AnswerWriter:
         self._kept: deque[Piece] = deque()
         self._deltas = 0
         self._is_cut = False
+        self._stopped_early = False
         self._has_finished = False
         self._allow = allow
         self._mark = allow(Observed(None, 0)) if request.stream else UNBOUNDED
@@ -94,7 +96,7 @@ class AnswerWriter:
     @property
     def engine_goes_on(self) -> bool:
         """A choice was ended by a stop text here, so its engine may not know that it has."""
-        return self._is_cut or any(choice.was_stopped for choice in self._choices)
+        return self._is_cut or self._stopped_early
 
     def feed(self, piece: Piece) -> bytes:
         """Take the next piece; return the public events that it completes, none for a whole answer.
@@ -183,13 +185,16 @@ class AnswerWriter:
         return more >= 0
 
     def _observed(self, tallies: list[Tally]) -> Observed:
+        deltas = sum(tally.deltas for tally in tallies)
+        if self._prompt_tokens is None:
+            return Observed(None, deltas)
         usage = TokenUsage(
             prompt=self._prompt_tokens,
             completion=sum(tally.completion for tally in tallies),
             reasoning=sum(tally.reasoning for tally in tallies),
             reported=all(tally.reported for tally in tallies),
         )
-        return Observed(usage, sum(tally.deltas for tally in tallies))
+        return Observed(usage, deltas)
 
     # -- a piece -------------------------------------------------------------------------------------------------------
 
@@ -209,6 +214,7 @@ class AnswerWriter:
             self._prompt_tokens = piece.prompt_tokens
         out = self._write(choice, choice.feed(piece))
         if choice.was_stopped:
+            self._stopped_early |= piece.finish is None
             out += self._end(choice, "stop")
         elif piece.finish is not None:
             out += self._end(choice, finish_reason(piece.finish))
