@@ -75,10 +75,9 @@ class Books:
                     continue  # whoever asked is gone
 
 
-def read_all(tag: str) -> dict[str, Any]:
+def read_all(folder: Path, tag: str) -> dict[str, Any]:
     """The reports of all models that live, by name; a model that was reloaded has the sum of its processes."""
     reports: dict[str, Any] = {}
-    folder = Path(os.environ[STATE_FOLDER])
     for path in sorted(folder.glob("*.sock")):
         try:
             found = _ask(path, tag)

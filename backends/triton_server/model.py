@@ -16,6 +16,7 @@ from backends.simulator.options import BadOption
 from backends.simulator.tokens import count_tokens
 from backends.simulator.vocabulary import PLAIN, corpus
 from backends.triton_server.books import Books
+from backends.triton_server.gauges import Gauges
 from backends.triton_server.generation import Ask, decide
 from backends.triton_server.scheduler import Scheduler
 from backends.triton_server.steering import Steering, take_marker
@@ -72,7 +73,9 @@ def _plain(array: Any) -> list[Any]:
 
 
 class StreamingModel(ABC):
-    """A `TritonPythonModel` that streams."""
+    """A `TritonPythonModel` that streams. `gauges` is the style of its load metrics, if it shows any."""
+
+    gauges: str | None = None
 
     @abstractmethod
     def read(self, inputs: Inputs) -> Ask:
@@ -100,8 +103,12 @@ class StreamingModel(ABC):
         self._itl_ms = float(parameters.get("itl_ms", DEFAULT_ITL_MS))
         self.books = Books(args["model_name"])
         self.books.serve()
+        max_active = int(parameters.get("max_active", 0))
+        self._gauges: Gauges | None = None
+        if self.gauges is not None:
+            self._gauges = Gauges(self.gauges, args["model_name"], max_active=max_active)
         self._scheduler = Scheduler(
-            max_active=int(parameters.get("max_active", 0)),
+            max_active=max_active,
             max_waiting=int(parameters.get("max_waiting", 0)),
             changed=self._load_changed,
         )
@@ -157,3 +164,5 @@ class StreamingModel(ABC):
 
     def _load_changed(self, active: int, waiting: int) -> None:
         self.books.set("waiting", waiting)
+        if self._gauges is not None:
+            self._gauges.set(active, waiting)

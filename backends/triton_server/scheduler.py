@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+_TICK_S = 0.002
 _BATCH = 256
 """Streams woken before new ones are looked at again."""
 
@@ -93,7 +94,8 @@ class Scheduler:
                 patience_s = max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None
                 if patience_s == 0:
                     return True
-                self._wanted.wait(patience_s)
+                # Waking up costs as much as a token, so tokens that are due together go together.
+                self._wanted.wait(None if patience_s is None else max(patience_s, _TICK_S))
             self._waiting.extend(self._arrived)
             self._arrived.clear()
         while self._waiting and (not self._max_active or self._active < self._max_active):

@@ -7,8 +7,10 @@ it runs. Its Python stubs notice when the server is gone and end by themselves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import signal
 import time
@@ -17,12 +19,16 @@ from pathlib import Path
 
 import aiohttp
 
+from backends.triton_server.books import STATE_FOLDER, read_all
+from backends.triton_server.interfaces import INTERFACES
 from backends.triton_server.repository import MODELS_FOLDER, write_repository
 from gateway.stack.processes import Child, Spec, StackError, end_leftover, free_port, port_is_free, tail, write_private
 from gateway.stack.triton_install import TritonEnvironment
 
-STATE_FOLDER = "PARETA_TRITON_STATE"
-"""Environment variable: where the models leave the sockets that `inspect` asks for their counters."""
+log = logging.getLogger("gateway.stack")
+
+STATE = "state"
+_CHECK_S = 2.0
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _STOP_GRACE_S = 3
@@ -91,7 +97,7 @@ class TritonServer:
         await end_leftover(self._lock, name="Triton", stop_signal=signal.SIGTERM, grace_s=_STOP_TIMEOUT_S)
         self._sweep()
         write_repository(self.folder, self.models, parameters=self._parameters)
-        (self.folder / "state").mkdir(mode=0o700, exist_ok=True)
+        (self.folder / STATE).mkdir(mode=0o700, exist_ok=True)
         (self.folder / _BACKENDS).unlink(missing_ok=True)
         (self.folder / _BACKENDS).symlink_to(self._environment.backends, target_is_directory=True)
         # Others know the address by now, so a restart waits for the same ports (the keeper tries again).
@@ -104,6 +110,7 @@ class TritonServer:
             await self._ready()
         except BaseException:
             await self._child.kill()
+            self._sweep()
             raise
         write_private(self.folder / "ports.json", json.dumps(self._ports) + "\n")
 
@@ -112,6 +119,29 @@ class TritonServer:
         if self._child is not None:
             await self._child.stop(_STOP_TIMEOUT_S)
             self._sweep()
+
+    async def keep_models(self) -> None:
+        """Load models again whose process has died: the server would go on calling them ready. Runs until cancelled."""
+        suspects: set[str] = set()
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            dead = {name for name in self.models if INTERFACES[name].decoupled} - await asyncio.to_thread(self._living)
+            for model in sorted(dead & suspects):
+                await self._reload(model)
+            suspects = dead - suspects
+
+    def _living(self) -> set[str]:
+        return set(read_all(self.folder / STATE, "-"))
+
+    async def _reload(self, model: str) -> None:
+        timeout = aiohttp.ClientTimeout(total=_START_TIMEOUT_S)
+        async with aiohttp.ClientSession(self.http_url, timeout=timeout) as client:
+            if not await _answers(client, f"/v2/models/{model}/ready"):
+                return  # somebody unloaded it, or the server itself is away
+            log.warning("the process of Triton's model %s has ended; loading it again", model)
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with client.post(f"/v2/repository/models/{model}/load", json={}) as answer:
+                    await answer.read()
 
     def _choose_ports(self) -> dict[str, int]:
         try:
@@ -167,7 +197,7 @@ class TritonServer:
                 "PATH": os.pathsep.join([str(env.root / "bin"), os.environ.get("PATH", os.defpath)]),
                 "VIRTUAL_ENV": str(env.root),
                 "LD_LIBRARY_PATH": os.pathsep.join(map(str, env.libraries)),
-                STATE_FOLDER: str(self.folder / "state"),
+                STATE_FOLDER: str(self.folder / STATE),
             },
             folder=self.folder,
             log=self.log,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import urllib.request
 from typing import Any
 
 from tests.system.triton import TritonService, sim
-import itertools
 
 
 def generate(server: TritonService, model: str, **inputs: Any) -> list[dict[str, Any]]:

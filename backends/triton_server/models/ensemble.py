@@ -22,6 +22,8 @@ from backends.triton_server.stream import Change
 class TritonPythonModel(StreamingModel):
     """Named as Triton wants it."""
 
+    gauges = "trtllm"
+
     def read(self, inputs: Inputs) -> Ask:
         """See the base class."""
         kind = inputs.text("guided_decoding_guide_type")

@@ -26,6 +26,8 @@ _FLAGS = ("return_finish_reason", "return_logprobs", "return_num_input_tokens", 
 class TritonPythonModel(StreamingModel):
     """Named as Triton wants it."""
 
+    gauges = "vllm"
+
     def read(self, inputs: Inputs) -> Ask:
         """See the base class."""
         said = json.loads(inputs.text("sampling_parameters") or "{}")
