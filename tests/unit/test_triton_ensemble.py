@@ -275,6 +275,13 @@ def test_a_model_that_does_not_count() -> None:
     assert read.finish() == [Piece(finish="length")]
 
 
+def test_a_model_that_would_repeat_the_prompt_is_asked_for_a_stream() -> None:
+    """Where the prompt can't be left out of an answer, a stream is asked for, which never has it."""
+    dialect = detect(ensemble(without=("exclude_input_in_output",)))
+    assert dialect.reports_tokens
+    assert sent(dialect, Sampling(max_tokens=1), stream=False)["stream"] == [True]
+
+
 def test_a_model_that_counts_is_asked_for_what_is_wanted() -> None:
     """A model that can leave the prompt out and counts may answer at once."""
     assert sent(detect(ensemble()), Sampling(max_tokens=1), stream=False)["stream"] == [False]
