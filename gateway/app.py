@@ -16,8 +16,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from backends.load import LoadSource, MetricsPage
 from backends.openai_http import HttpLimits, OpenAIHttpBackend
+from backends.protocol import Backend
 from backends.replica import Replica
+from backends.triton_backend import TritonAddress, TritonBackend
+from backends.triton_limits import TritonLimits
 from gateway.core.state import BackendSpec
 from gateway.dataplane.pipeline import Pipeline, Stages
 from gateway.dataplane.route import ReplicaFactory, Router
@@ -269,12 +273,46 @@ def _replica_factory(settings: Settings) -> ReplicaFactory:
     )
 
     def make(spec: BackendSpec) -> Replica:
-        backend = OpenAIHttpBackend(
-            spec.url, model=spec.model, api_key=spec.api_key, health_path=spec.health_path, limits=limits
+        backend: Backend
+        if spec.kind == "triton":
+            backend = _triton_backend(spec, settings)
+        else:
+            backend = OpenAIHttpBackend(
+                spec.url, model=spec.model, api_key=spec.api_key, health_path=spec.health_path, limits=limits
+            )
+        return Replica(
+            spec.id,
+            backend,
+            interval_s=settings.health_interval_s,
+            timeout_s=settings.health_timeout_s,
+            load=_load_source(spec),
         )
-        return Replica(spec.id, backend, interval_s=settings.health_interval_s, timeout_s=settings.health_timeout_s)
 
     return make
+
+
+def _triton_backend(spec: BackendSpec, settings: Settings) -> Backend:
+    beside = f"{settings.model_folders}/{spec.model}" if settings.model_folders and ".." not in spec.model else None
+    return TritonBackend(
+        spec.url,
+        model=spec.model,
+        context_tokens=spec.context_tokens,
+        folders=tuple(folder for folder in (spec.model_folder, beside) if folder is not None),
+        limits=TritonLimits(
+            connect_timeout_s=settings.connect_timeout_s,
+            call_timeout_s=settings.connect_timeout_s,
+            idle_s=settings.idle_timeout_s,
+            deadline_s=spec.deadline_s,
+            max_answer_bytes=settings.max_answer_bytes,
+        ),
+    )
+
+
+def _load_source(spec: BackendSpec) -> LoadSource | None:
+    if spec.kind == "triton":
+        address = TritonAddress.parse(spec.url, model=spec.model)
+        return MetricsPage(spec.metrics_url or address.metrics_url, model=address.model)
+    return MetricsPage(spec.metrics_url, model=spec.model) if spec.metrics_url is not None else None
 
 
 def _follow_endpoint(feed: StateFeed, router: Router, endpoint_id: str) -> None:

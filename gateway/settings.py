@@ -81,6 +81,10 @@ class Settings:
     pool_max_idle: int = _setting(256, "Idle connections kept per backend.", low=0, high=100_000)
     pool_max_connections: int = _setting(4096, "Connections per backend; more requests get 503.", low=1, high=1_000_000)
 
+    model_folders: str = _setting(
+        "", "Folder with a folder for each model on Triton, by its id: tokenizer and chat template; empty means none."
+    )
+
     hold_expiry_s: float = _setting(30.0, "A hold without a heartbeat is reaped after this time.", low=1, high=3600)
     hold_heartbeat_s: float = _setting(3.0, "Time between heartbeats of the open holds of a worker.", low=0.2, high=600)
     keep_closed_s: float = _setting(

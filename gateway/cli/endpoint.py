@@ -30,8 +30,21 @@ def endpoint() -> None:
 @click.argument("name", required=False)
 @click.option("--id", "endpoint_id", metavar="EP", help="A chosen id (ep_…); otherwise one is minted.")
 @click.option("--org", "org", required=True, metavar="ORG", help="Id or name of the organization.")
-@click.option("--backend", "backends", multiple=True, metavar="URL", help="Root of an engine; repeat for replicas.")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="URL",
+    help="Root of an engine, or triton://host:8001/model; repeat for replicas.",
+)
 @click.option("--model", metavar="ID", help="The model's id at the engine; customers never see it.")
+@click.option(
+    "--model-folder",
+    type=click.Path(resolve_path=True),
+    metavar="DIR",
+    help="For Triton: where the model's tokenizer and chat template lie on the workers' machine.",
+)
+@click.option("--metrics-url", metavar="URL", help="Where the engine tells how busy it is. Triton: its port 8002.")
 @click.option("--alias", metavar="ALIAS", help="The public name of the model, such as qwen-1.")
 @click.option("--context-tokens", type=int, default=32_768, show_default=True, metavar="N")
 @click.option("--max-output-tokens", type=int, metavar="N", help="Default: the context.")
@@ -58,6 +71,8 @@ async def add(
     org: str,
     backends: tuple[str, ...],
     model: str | None,
+    model_folder: str | None,
+    metrics_url: str | None,
     alias: str | None,
     context_tokens: int,
     max_output_tokens: int | None,
@@ -69,6 +84,8 @@ async def add(
     seed: bool,
 ) -> None:
     """Register the endpoint NAME; asked again with the same name or id and the same content, find it."""
+    if model is None and backends:
+        model = endpoints.model_of(backends[0])
     if model is None and not seed:
         raise click.UsageError("Give the model's id at the engine with --model.")
     async with place.control() as conn:
@@ -92,6 +109,8 @@ async def add(
                         api_key_file=backend_key_file,
                         tolerates_unknown_fields=not strict_backend,
                         health_path=health_path,
+                        model_folder=model_folder,
+                        metrics_url=metrics_url,
                     )
                     for url in backends
                 ),

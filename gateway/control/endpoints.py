@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from gateway.control.database import Connection
 
+TRITON: Final = "triton"
 CAPABILITIES: Final = ("chat", "completion", "embedding")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _ID: Final = re.compile(r"ep_[A-Za-z0-9_-]{1,60}", re.ASCII)
@@ -49,16 +50,20 @@ _LIFE: Final[Mapping[str, Mapping[EndpointStatus, EndpointStatus]]] = {
 
 @dataclass(frozen=True, slots=True)
 class NewBackend:
-    """A serving process to register. ``url`` is its root; a trailing slash or ``/v1`` is cut off.
+    """A serving process to register. ``url`` is its root; a trailing slash or ``/v1`` is cut off. A model on a Triton
+    server is ``triton://host:port/model``.
 
     ``api_key_file`` names a file on the workers' machines that holds the backend's own key; the key itself is
-    never stored in the database.
+    never stored in the database. ``model_folder`` is a folder there with the model's tokenizer and chat template,
+    ``metrics_url`` the Prometheus page that tells how busy the backend is.
     """
 
     url: str
     api_key_file: str | None = None
     tolerates_unknown_fields: bool = True
     health_path: str = "/health"
+    model_folder: str | None = None
+    metrics_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,21 +195,37 @@ def normal_url(url: str) -> str:
     """The root of a backend as it is stored: no trailing slash, no ``/v1``.
 
     Raises:
-        Refused: it is no plain http(s) URL, or carries credentials, a query or a fragment.
+        Refused: it is no plain http(s) or triton URL, or carries credentials, a query or a fragment.
     """
     try:
         parts = urlsplit(url.strip())
         _ = parts.port
     except ValueError:
         parts = None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Refused("The URL of a backend looks like http://host:port.")
+    if parts is None or parts.scheme not in ("http", "https", TRITON) or not parts.hostname:
+        raise Refused("The URL of a backend looks like http://host:port, that of Triton like triton://host:8001/model.")
     if parts.username or parts.password:
         raise Refused("The URL of a backend carries no user or password; use --backend-key-file.")
     if parts.query or parts.fragment:
         raise Refused("The URL of a backend has no query and no fragment.")
+    if parts.scheme == TRITON:
+        model = parts.path.strip("/")
+        if "/" in model:
+            raise Refused("The path of a Triton URL is the name of one model: triton://host:8001/model.")
+        return f"{TRITON}://{parts.netloc}/{model}".rstrip("/")
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def kind_of(url: str) -> str:
+    """What the backend at a normal URL speaks: ``openai`` or ``triton``."""
+    return TRITON if url.startswith(f"{TRITON}://") else "openai"
+
+
+def model_of(url: str) -> str | None:
+    """The model that the URL of a backend names itself, if it does. Raises: Refused: it is no such URL."""
+    url = normal_url(url)
+    return unquote(urlsplit(url).path.strip("/")) or None if kind_of(url) == TRITON else None
 
 
 def _checked(new: NewEndpoint) -> NewEndpoint:
@@ -240,8 +261,21 @@ def _checked(new: NewEndpoint) -> NewEndpoint:
         raise Refused("The same backend is given twice.")
     if any(not backend.health_path.startswith("/") for backend in backends):
         raise Refused("The health path of a backend starts with a slash.")
+    for backend in backends:
+        _check_options(backend)
+    if "embedding" in new.capabilities and any(kind_of(backend.url) == TRITON for backend in backends):
+        raise Refused("A backend on Triton makes no embeddings.")
     capabilities = tuple(name for name in CAPABILITIES if name in new.capabilities)
     return replace(new, max_output_tokens=most, backends=backends, capabilities=capabilities)
+
+
+def _check_options(backend: NewBackend) -> None:
+    if backend.model_folder is not None and kind_of(backend.url) != TRITON:
+        raise Refused("Only a backend on Triton needs a model folder; other engines write their prompts themselves.")
+    if backend.model_folder is not None and not backend.model_folder.startswith("/"):
+        raise Refused("The model folder of a backend is an absolute path.")
+    if backend.metrics_url is not None and not backend.metrics_url.startswith(("http://", "https://")):
+        raise Refused("The metrics of a backend are at a URL like http://host:8002/metrics.")
 
 
 async def _find_same(conn: Connection, new: NewEndpoint) -> EndpointRecord | None:
@@ -307,9 +341,16 @@ async def _insert(conn: Connection, endpoint_id: str, new: NewEndpoint) -> None:
     if found is None:
         raise NotFound(f"There is no organization {new.org_id!r}.")
     await conn.executemany(
-        "INSERT INTO control.backend (id, endpoint_id, url, options, position) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO control.backend (id, endpoint_id, url, kind, options, position) VALUES ($1, $2, $3, $4, $5, $6)",
         [
-            (new_id("be"), endpoint_id, backend.url, orjson.dumps(_options(backend)).decode(), position)
+            (
+                new_id("be"),
+                endpoint_id,
+                backend.url,
+                kind_of(backend.url),
+                orjson.dumps(_options(backend)).decode(),
+                position,
+            )
             for position, backend in enumerate(new.backends)
         ],
     )
@@ -324,6 +365,10 @@ def _options(backend: NewBackend) -> dict[str, Any]:
         options["tolerates_unknown_fields"] = False
     if backend.health_path != "/health":
         options["health_path"] = backend.health_path
+    if backend.model_folder is not None:
+        options["model_folder"] = backend.model_folder
+    if backend.metrics_url is not None:
+        options["metrics_url"] = backend.metrics_url
     return options
 
 

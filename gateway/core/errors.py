@@ -75,6 +75,25 @@ def invalid(field: str, reason: str) -> ApiError:
     return ApiError(400, "invalid_request_error", f"{slug}_invalid", f"{field} {reason}.", field)
 
 
+def unsupported(field: str, reason: str) -> ApiError:
+    """A field asks for what this model's backend cannot give. ``reason`` continues the sentence "<field> …"."""
+    # A code is a label of the metrics: it must not take any text that a stranger sends.
+    name = field.split(".", 1)[0].split("[", 1)[0]
+    slug = name if name in MAY_BE_UNSUPPORTED else "parameter"
+    return ApiError(400, "invalid_request_error", f"{slug}_unsupported", f"{field} {reason}.", field)
+
+
+MAY_BE_UNSUPPORTED = frozenset(
+    {
+        "best_of", "chat_template_kwargs", "echo", "frequency_penalty", "logit_bias", "logprobs", "messages", "min_p",
+        "min_tokens", "modalities", "model", "n", "parallel_tool_calls", "presence_penalty", "prompt",
+        "reasoning_effort", "repetition_penalty", "response_format", "seed", "stop", "suffix", "temperature",
+        "tool_choice", "tools", "top_k", "top_logprobs", "top_p",
+    }
+)  # fmt: skip
+"""Fields whose name stands in the code of that refusal; all others are a ``parameter``."""
+
+
 def malformed_json() -> ApiError:
     """The body is no JSON object."""
     return ApiError(400, "invalid_request_error", "body_invalid", "The request body must be one JSON object in UTF-8.")

@@ -16,12 +16,16 @@ class Candidate(Protocol):
     def outstanding(self) -> int:
         """Requests this process has open on it."""
 
+    @property
+    def waiting(self) -> int:
+        """Requests, also of others, that it says it has not begun; 0 if it has not said so lately."""
+
 
 C = TypeVar("C", bound=Candidate)
 
 
 def least_outstanding(candidates: Sequence[C], turn: int) -> C:
-    """The candidate with the fewest open requests; ties go round by ``turn``, so that idle replicas share the work.
+    """The candidate with the fewest requests open or waiting; ties go round, so that idle replicas share the work.
 
     Args:
         candidates: at least one.
@@ -30,4 +34,4 @@ def least_outstanding(candidates: Sequence[C], turn: int) -> C:
     assert candidates
     start = turn % len(candidates)
     rotated = [*candidates[start:], *candidates[:start]]
-    return min(rotated, key=lambda candidate: candidate.outstanding)
+    return min(rotated, key=lambda candidate: candidate.outstanding + candidate.waiting)

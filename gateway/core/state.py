@@ -53,11 +53,18 @@ class Key:
     org_name: str = ""
 
 
+BACKEND_KINDS = frozenset({"openai", "triton"})
+"""What a backend speaks."""
+
+
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
     """One serving process behind an endpoint.
 
-    ``url`` is the root without ``/v1``; ``model`` is the real id sent upstream and never shown to anyone.
+    ``url`` is the root without ``/v1``, of Triton ``triton://host:port/model``; ``kind`` is ``openai`` or ``triton``;
+    ``model`` is the real id sent upstream and never shown to anyone. ``model_folder`` is where its tokenizer and chat
+    template lie, ``metrics_url`` the page that tells how busy it is; ``context_tokens`` and ``deadline_s`` are those of
+    its endpoint.
     """
 
     id: str
@@ -67,6 +74,10 @@ class BackendSpec:
     api_key: str | None = field(default=None, repr=False)
     tolerates_unknown_fields: bool = True
     health_path: str = "/health"
+    model_folder: str | None = None
+    metrics_url: str | None = None
+    context_tokens: int = 32_768
+    deadline_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from backends.wire.failure import BackendFailure, FailureCode, Phase
+from backends.wire.failure import BackendFailure, FailureCode, Phase, Unsupported
 from backends.wire.openai_stream import encode_event
 from backends.wire.request import InferenceRequest, Kind
 from gateway.core import errors
@@ -331,6 +331,8 @@ def _takes_extras(exchange: Exchange) -> bool:
 
 
 def _error_of(failure: BackendFailure) -> ApiError:
+    if isinstance(failure, Unsupported):
+        return errors.unsupported(failure.param, failure.reason)
     if failure.phase is Phase.CONNECT and failure.code is FailureCode.TIMEOUT:
         return errors.endpoint_not_ready(retry_after_s=2)
     match failure.code:

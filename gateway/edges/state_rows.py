@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from gateway.core.state import BackendSpec, Endpoint, EndpointStatus, Key, Limits, Scope
+from gateway.core.state import BACKEND_KINDS, BackendSpec, Endpoint, EndpointStatus, Key, Limits, Scope
 from ledger.core.pricing import Discount, PriceCard
 from ledger.database import Pool, Record, acquired
 from ledger.discounts import current_discounts
@@ -146,28 +146,41 @@ def _endpoint(
         deadline_s=row["deadline_s"],
         created_s=row["created_s"],
         capabilities=frozenset(row["capabilities"]),
-        backends=tuple(_backend(backend, row["real_model"], secrets) for backend in backends),
+        backends=tuple(_backend(backend, row, secrets) for backend in backends),
         cards=cards,
         discounts=discounts,
     )
 
 
-def _backend(row: Record, model: str, secrets: Mapping[str, str]) -> BackendSpec:
+def _backend(row: Record, endpoint: Record, secrets: Mapping[str, str]) -> BackendSpec:
     options: dict[str, Any] = orjson.loads(row["options"])
     health_path = options.get("health_path", "/health")
     if not isinstance(health_path, str) or not health_path.startswith("/") or not health_path.isprintable():
         raise ValueError(f"the health path of its backend {row['id']} is no path")
     if urlsplit(row["url"]).port == 0:  # reading a port that is none raises
         raise ValueError(f"the address of its backend {row['id']} has no port")
+    if row["kind"] not in BACKEND_KINDS:
+        raise ValueError(f"its backend {row['id']} is of a kind that this release does not know")
     return BackendSpec(
         id=row["id"],
         url=row["url"],
         kind=row["kind"],
-        model=model,
+        model=endpoint["real_model"],
         api_key=secrets.get(str(options.get("api_key_file", ""))),
         tolerates_unknown_fields=options.get("tolerates_unknown_fields", True),
         health_path=health_path,
+        model_folder=_text(options, "model_folder"),
+        metrics_url=_text(options, "metrics_url"),
+        context_tokens=endpoint["context_tokens"],
+        deadline_s=endpoint["deadline_s"],
     )
+
+
+def _text(options: Mapping[str, Any], name: str) -> str | None:
+    value = options.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"the option {name} of a backend is no text")
+    return value
 
 
 async def _backend_secrets(rows: Sequence[Record]) -> dict[str, str]:

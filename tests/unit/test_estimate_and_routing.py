@@ -125,11 +125,13 @@ def test_embeddings_want_no_completion_tokens() -> None:
 @dataclass
 class Open:
     outstanding: int
+    waiting: int = 0
 
 
 def test_the_least_loaded_replica_is_chosen_and_ties_go_round() -> None:
-    """Fewest open requests first; equal ones take turns."""
+    """Fewest requests first, of ours and of its own queue; equal ones take turns."""
     assert least_outstanding([Open(3), Open(1), Open(2)], 0).outstanding == 1
+    assert least_outstanding([Open(1, waiting=5), Open(3), Open(4)], 0).outstanding == 3
     equal = [Open(0), Open(0), Open(0)]
     assert {id(least_outstanding(equal, turn)) for turn in range(3)} == {id(one) for one in equal}
 
