@@ -77,7 +77,7 @@ class TritonChannel:
         try:
             return await call(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error, Phase.HEAD) from None
+            raise _translated(error, Phase.HEAD) from error
 
     async def is_ready(self, model: str, *, timeout_s: float) -> bool:
         """Whether the server says that this model can be asked; the server's own readiness says less."""
@@ -160,6 +160,12 @@ def _options(limits: TritonLimits) -> list[tuple[str, int]]:
 
 def _translated(error: grpc.aio.AioRpcError, phase: Phase) -> BackendFailure:
     return transport_failure(error.code().name, error.details() or "", phase)
+
+
+def said_of(failure: BackendFailure) -> str:
+    """The server's own words for a failure of `TritonChannel.ask`: for operators, never for customers."""
+    cause = failure.__cause__
+    return (cause.details() if isinstance(cause, grpc.aio.AioRpcError) else None) or str(failure)
 
 
 def _response(answer: Any) -> StreamedResponse:

@@ -220,6 +220,8 @@ class Gateway:
         alias: str | None = None,
         tolerant: bool = True,
         urls: list[str] | None = None,
+        capabilities: tuple[str, ...] = ("chat", "completion", "embedding"),
+        model_folder: str | None = None,
     ) -> tuple[str, PriceCard | None]:
         """Register an endpoint; its price comes first, so that no worker sees it without one."""
         endpoint_id = new_id("ep")
@@ -235,10 +237,10 @@ class Gateway:
             context_tokens=context_tokens,
             max_output_tokens=max_output_tokens,
             deadline_s=deadline_s,
-            capabilities=("chat", "completion", "embedding"),
+            capabilities=capabilities,
             backends=()
             if status is EndpointStatus.SEED
-            else tuple(NewBackend(url, tolerates_unknown_fields=tolerant) for url in urls),
+            else tuple(NewBackend(url, tolerates_unknown_fields=tolerant, model_folder=model_folder) for url in urls),
         )
         async with session(self.settings.database_url) as conn:
             await endpoints.add(conn, new)
