@@ -1,8 +1,8 @@
 # Pareta Gateway. `make` lists the targets. Nothing here needs root, and nothing minds it.
 #
 # Variables, from the environment or the command line: PORT, DATA_DIR, WORKERS, DATABASE_URL, REDIS_URL,
-# NEW_KEY=1 (make run: mint another demo key), PYTHON (interpreter for .venv), ARGS (more arguments for pytest),
-# SECONDS and SEED (make faults).
+# NEW_KEY=1 (make run: mint another demo key), BACKEND=triton (make run: the demo on a real Triton server), PYTHON
+# (interpreter for .venv), ARGS (more arguments for pytest), SECONDS and SEED (make faults).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -12,9 +12,9 @@ PY := .venv/bin/python
 COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
 UV ?= uv
 
-export PORT DATA_DIR WORKERS DATABASE_URL REDIS_URL NEW_KEY PYTHON
+export PORT DATA_DIR WORKERS DATABASE_URL REDIS_URL NEW_KEY BACKEND PYTHON
 # An empty variable is the same as none.
-$(foreach name,PORT DATA_DIR WORKERS DATABASE_URL REDIS_URL NEW_KEY PYTHON,$(if $($(name)),,$(eval unexport $(name))))
+$(foreach name,PORT DATA_DIR WORKERS DATABASE_URL REDIS_URL NEW_KEY BACKEND PYTHON,$(if $($(name)),,$(eval unexport $(name))))
 
 .PHONY: help
 help: ## list the targets

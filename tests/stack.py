@@ -19,7 +19,7 @@ from gateway.stack.processes import free_port, lock_holder
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 90.0
-_OURS = ("PORT", "HOST", "DATA_DIR", "WORKERS", "DATABASE_URL", "REDIS_URL", "ADMIN_PORT", "NEW_KEY")
+_OURS = ("PORT", "HOST", "DATA_DIR", "WORKERS", "DATABASE_URL", "REDIS_URL", "ADMIN_PORT", "NEW_KEY", "BACKEND")
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -138,7 +138,10 @@ def launch(data_dir: Path, *arguments: str, port: int, workers: int = 1, **envir
             *("--", sys.executable, "-m", "gateway", "up", *arguments),
         ],
         cwd=ROOT,
-        env=clean_environment(DATA_DIR=str(data_dir), PORT=str(port), WORKERS=str(workers), **environment),
+        # A Triton server is started only where a test is about it.
+        env=clean_environment(
+            **{"BACKEND": "simulator", **environment}, DATA_DIR=str(data_dir), PORT=str(port), WORKERS=str(workers)
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

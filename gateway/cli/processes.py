@@ -33,17 +33,27 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.option("--new-key", is_flag=True, envvar="NEW_KEY", help="Mint another demo key; the old one stays valid.")
+@click.option(
+    "--backend",
+    "engines",
+    type=click.Choice(["simulator", "triton", "both"]),
+    default="both",
+    envvar="BACKEND",
+    help="What the demo runs on: a simulator, a real Triton server (installed if need be), or the first, and the other "
+    "as soon as it can be had (the default).",
+)
 @_with_settings
-def up(new_key: bool, **given: Any) -> int:
+def up(new_key: bool, engines: str, **given: Any) -> int:
     """Run a whole local gateway until Ctrl-C.
 
-    Starts an embedded Postgres and Redis (unless DATABASE_URL or REDIS_URL is set) and a simulator engine, migrates,
-    makes a demo organization with credit, a key and an endpoint, and prints how to call it.
+    Starts an embedded Postgres and Redis (unless DATABASE_URL or REDIS_URL is set) and engines without a model,
+    migrates, makes a demo organization with credit, a key and endpoints, and prints how to call them.
     """
     settings = gateway_settings.load(**given)
     from gateway.stack import up as stack
+    from gateway.stack.engines import EngineChoice
 
-    return asyncio.run(stack.up(settings, new_key=new_key))
+    return asyncio.run(stack.up(settings, new_key=new_key, engines=EngineChoice(engines)))
 
 
 @click.command()

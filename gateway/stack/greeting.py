@@ -14,12 +14,20 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 
-def show_greeting(*, base_url: str, admin_url: str, api_key: str, endpoint_id: str, folder: Path) -> None:
-    """Print snippets for curl and openai, then the line that starts with ``ready``, to standard output."""
+def show_greeting(
+    *, base_url: str, admin_url: str, api_key: str, endpoint_id: str, folder: Path, engine: str, also: str
+) -> None:
+    """Print snippets for curl and openai, then the line that starts with ``ready``, to standard output.
+
+    Args:
+        engine: a sentence about what the endpoint stands on.
+        also: a sentence about the other endpoint, or why there is none; may be empty.
+    """
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
     words = {"base_url": base_url, "api_key": api_key, "endpoint": endpoint_id, "data_dir": shlex.quote(str(folder))}
     console.print("\nPareta Gateway is ready", style="bold")
-    console.print("Behind it is a simulator: answers are made up; tokens, prices and charges are real.\n")
+    console.print(f"{engine} Answers are made up; tokens, prices and charges are real.", markup=False)
+    console.print(f"{also}\n" if also else "", markup=False)
     for title, language, code in (
         ("curl", "bash", _CURL.format(**words)),
         ("python (pip install openai)", "python", _OPENAI.format(**words)),

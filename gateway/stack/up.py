@@ -8,13 +8,12 @@ stopped. Standard output gets what a person or a script needs; progress goes to 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,48 +23,49 @@ import aiohttp
 
 from gateway.control.database import ControlError
 from gateway.settings import Settings
-from gateway.stack.demo import SIMULATED_MODEL, Demo, prepare_demo
+from gateway.stack.demo import SIMULATOR, TRITON, Demo, Engine, prepare_demo, simulator_engine
 from gateway.stack.embedded_postgres import EmbeddedPostgres
 from gateway.stack.embedded_redis import EmbeddedRedis, find_redis
+from gateway.stack.engines import EngineChoice, ended, start_simulator
 from gateway.stack.greeting import show_greeting
 from gateway.stack.keeper import Keeper
 from gateway.stack.prepare import migrate_all, open_ledger
-from gateway.stack.processes import Child, FolderLock, Spec, StackError, free_port, tail, write_private
+from gateway.stack.processes import Child, FolderLock, StackError, write_private
 from gateway.stack.stopping import StopRequest
 from gateway.stack.supervisor import Supervisor, check_ports, clear_leftovers
+from gateway.stack.triton_demo import TritonOffer
 from ledger.counter import CounterUnavailable
 from ledger.errors import LedgerError
 
-_SIMULATOR_START_S = 20.0
 _WORKERS_START_S = 30.0
 _FIRST_COMPLETION_S = 30.0
-_SIMULATOR_GRACE_S = 5.0
 
 
-async def up(settings: Settings, *, new_key: bool = False) -> int:
+async def up(settings: Settings, *, new_key: bool = False, engines: EngineChoice = EngineChoice.BOTH) -> int:
     """Run the local stack until SIGTERM or SIGINT. Returns the exit status.
 
     Args:
         settings: without ``database_url`` or ``redis_url``, an embedded server is started for it.
         new_key: mint another demo key.
+        engines: with ``BOTH`` a Triton server joins if it can be had; nothing waits for its installation.
 
     Raises:
         StackError: it cannot start; everything that was started has been stopped.
     """
     _log_to_stderr()
     try:
-        await _run(settings, new_key)
+        await _run(settings, new_key, engines)
     except (LedgerError, ControlError, CounterUnavailable) as error:
         raise StackError(str(error)) from error
     _say("stopped")
     return 0
 
 
-async def _run(settings: Settings, new_key: bool) -> None:
+async def _run(settings: Settings, new_key: bool, engines: EngineChoice) -> None:
     stop = StopRequest()
     stop.listen()
     async with AsyncExitStack() as cleanup:
-        starting = asyncio.create_task(_start(settings, new_key, cleanup, stop))
+        starting = asyncio.create_task(_start(settings, new_key, engines, cleanup, stop))
         waiting = asyncio.create_task(stop.wait())
         await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -77,7 +77,9 @@ async def _run(settings: Settings, new_key: bool) -> None:
         _say("stopping: requests in flight finish first; again Ctrl-C hurries")
 
 
-async def _start(settings: Settings, new_key: bool, cleanup: AsyncExitStack, stop: StopRequest) -> None:
+async def _start(
+    settings: Settings, new_key: bool, choice: EngineChoice, cleanup: AsyncExitStack, stop: StopRequest
+) -> None:
     folder = settings.data_path
     _make_folder(folder)
     cleanup.callback(FolderLock(folder / "up.lock").close)
@@ -86,37 +88,79 @@ async def _start(settings: Settings, new_key: bool, cleanup: AsyncExitStack, sto
     if not settings.redis_url:
         find_redis()  # the likeliest thing to be missing is said before anything starts
 
+    # What joins later is stopped as late as what is there from the start: after the workers.
+    engines_cleanup = await cleanup.enter_async_context(AsyncExitStack())
+    triton = TritonOffer(folder, choice, engines_cleanup, log=_fresh_log(folder, "triton"), say=_say)
+    await triton.begin()
     settings = await _databases(settings, cleanup)
     applied = await migrate_all(settings.database_url)
     _say(f"migrated: {', '.join(applied) if applied else 'nothing to do'}")
 
-    simulator_url = await _simulator(folder, cleanup)
-    async with open_ledger(settings) as (ledger, _):
-        demo = await prepare_demo(
-            database_url=settings.database_url,
-            ledger=ledger,
-            folder=folder,
-            simulator_url=simulator_url,
-            new_key=new_key,
-        )
+    simulator_url = await start_simulator(folder, cleanup, log=_fresh_log(folder, "simulator"))
+    _say(f"simulator (an engine without a model) runs on {simulator_url}")
+    engines = [simulator_engine(simulator_url)]
+    if (on_triton := await triton.started()) is not None:
+        # The first one is what the greeting shows.
+        engines.insert(0 if choice is EngineChoice.TRITON else 1, on_triton)
+    demo = await _prepare(settings, engines, new_key=new_key)
 
     supervisor = Supervisor(settings, log_file=_fresh_log(folder, "gateway"))
     cleanup.push_async_callback(supervisor.close, stop)
     await supervisor.open()
     await supervisor.wait_ready(_WORKERS_START_S)
-    await _first_completion(_base_url(settings), demo)
+    await _first_completion(_base_url(settings), demo, engines[0].kind)
 
     run_file = _RunFile(folder / "run.json", _run_content(settings, demo), supervisor)
     cleanup.callback((folder / "run.json").unlink, missing_ok=True)
     run_file.write()
-    cleanup.push_async_callback(_ended, asyncio.create_task(run_file.keep()))
+    cleanup.push_async_callback(ended, asyncio.create_task(run_file.keep()))
+    if triton.may_come_later:
+        later = asyncio.create_task(_join(settings, triton, engines), name="a Triton server, later")
+        cleanup.push_async_callback(ended, later)
     show_greeting(
         base_url=_base_url(settings),
         admin_url=f"http://{settings.admin_host}:{settings.effective_admin_port}",
         api_key=demo.newcomer.api_key,
         endpoint_id=demo.newcomer.endpoint_id,
         folder=folder,
+        engine=_ENGINE_SENTENCES[engines[0].kind],
+        also=_other_endpoint(demo) or triton.sentence,
     )
+
+
+_ENGINE_SENTENCES: Mapping[str, str] = {
+    SIMULATOR: "Behind it is a simulator.",
+    TRITON: "Behind it is a Triton server with the tensors of TensorRT-LLM, and no model.",
+}
+
+
+def _other_endpoint(demo: Demo) -> str:
+    """A sentence about the endpoint that the greeting does not show."""
+    for kind, endpoint_id in list(demo.newcomer.endpoint_ids.items())[1:]:
+        where = "a simulator" if kind == SIMULATOR else "a real Triton server"
+        return f"The same key may call {endpoint_id}, which runs on {where}."
+    return ""
+
+
+async def _prepare(settings: Settings, engines: Sequence[Engine], *, new_key: bool = False) -> Demo:
+    async with open_ledger(settings) as (ledger, _):
+        return await prepare_demo(
+            database_url=settings.database_url,
+            ledger=ledger,
+            folder=settings.data_path,
+            engines=engines,
+            new_key=new_key,
+        )
+
+
+async def _join(settings: Settings, triton: TritonOffer, engines: Sequence[Engine]) -> None:
+    """Install a Triton server beside a stack that runs, and give the newcomer an endpoint on it."""
+    try:
+        demo = await _prepare(settings, [*engines, await triton.install_and_start()])
+    except (StackError, LedgerError, ControlError, CounterUnavailable) as error:
+        _say(f"there is no endpoint on Triton: {error}")
+        return
+    _say(_other_endpoint(demo))
 
 
 # ---------------------------------------------------------------------------------------- what is started
@@ -170,63 +214,15 @@ async def _keep_server(name: str, server: _Embedded, cleanup: AsyncExitStack) ->
     _say(f"{name} runs ({time.monotonic() - begun_s:.1f} s)")
 
 
-async def _simulator(folder: Path, cleanup: AsyncExitStack) -> str:
-    """Start the engine on the port it had last time, where possible. Returns its URL."""
-    port_file = folder / "simulator.port"
-    port = free_port(_number_in(port_file))
-    url = f"http://127.0.0.1:{port}"
-    log_file = _fresh_log(folder, "simulator")
-    spec = Spec(
-        name="simulator",
-        command=[sys.executable, "-m", "backends.simulator", "--model", SIMULATED_MODEL, "--port", str(port)],
-        lock=folder / "run" / "simulator.lock",
-        log=log_file,
-    )
-
-    async def start() -> Child:
-        child = Child(spec)
-        deadline = time.monotonic() + _SIMULATOR_START_S
-        while not await _accepts(port):
-            if not child.running or time.monotonic() > deadline:
-                await child.kill()
-                raise StackError(f"The simulator did not start. The end of {log_file}:\n{tail(log_file)}")
-            await asyncio.sleep(0.05)
-        return child
-
-    keeper = Keeper("simulator", start)
-    cleanup.push_async_callback(keeper.close, _SIMULATOR_GRACE_S)
-    await keeper.open()
-    write_private(port_file, f"{port}\n")
-    _say(f"simulator (an engine without a model) runs on {url}")
-    return url
-
-
-async def _accepts(port: int) -> bool:
-    """Whether somebody listens. Trying to bind instead could take the port from the one we wait for."""
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    await writer.wait_closed()
-    return True
-
-
-def _number_in(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-async def _first_completion(base_url: str, demo: Demo) -> None:
-    """Wait until a completion comes through the whole gateway.
+async def _first_completion(base_url: str, demo: Demo, kind: str) -> None:
+    """Wait until a completion comes through the whole gateway from an engine.
 
     Raises:
         StackError: none did in time; the text has the last answer.
     """
     probe = demo.probe
-    body = {"model": probe.endpoint_id, "messages": [{"role": "user", "content": "Are you there?"}], "max_tokens": 4}
+    messages = [{"role": "user", "content": "Are you there?"}]
+    body = {"model": probe.endpoint_ids[kind], "messages": messages, "max_tokens": 4}
     headers = {"Authorization": f"Bearer {probe.api_key}"}
     deadline = time.monotonic() + _FIRST_COMPLETION_S
     last = "no answer"
@@ -323,9 +319,3 @@ async def _together(*work: Coroutine[Any, Any, None]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
