@@ -132,3 +132,41 @@ async def test_many_streams_and_hang_ups_leave_nothing_behind(gateway: Gateway, 
     await asyncio.to_thread(triton_server.wait_quiet)
     await gateway.wait_quiet()
     await gateway.audit()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_dead_model_process_is_left_for_another_replica(
+    gateway: Gateway, triton_server: TritonService, start_triton: StartTriton, stream: bool
+) -> None:
+    """Its server still calls it ready and says nothing for ever: whoever met it is answered by another replica, and
+    soon nobody meets it any more."""
+    other = start_triton(models=["ensemble", "inspect"])
+    tenant = await tenant_on(gateway, triton_server.url("ensemble"), other.url("ensemble"))
+    assert {(await complete(gateway, tenant)).status for _ in range(4)} == {200}
+    other.kill_stub("ensemble")
+    answers = await asyncio.gather(*(complete(gateway, tenant, stream=stream) for _ in range(24)))
+    assert {answer.status for answer in answers} == {200}
+    assert all(answer.text and answer.ended == "whole" for answer in answers)
+    await gateway.wait_quiet()
+    await gateway.audit()
+
+
+async def test_a_server_that_comes_back_is_used_again(gateway: Gateway, start_triton: StartTriton) -> None:
+    """A killed server means 503 with Retry-After; when it is there again, the endpoint is."""
+    server = start_triton(models=["ensemble"])
+    tenant = await tenant_on(gateway, server.url("ensemble"))
+    assert (await complete(gateway, tenant)).status == 200
+    running = asyncio.create_task(complete(gateway, tenant, f"x{sim(tokens=300, itl_ms=50)}", stream=True))
+    await asyncio.sleep(1)
+    server.kill()
+    broken = await running
+    assert broken.chunks[-1]["error"]["code"] in ("backend_error", "endpoint_not_ready")
+    answer = await complete(gateway, tenant)
+    assert (answer.status, answer.code) == (503, "endpoint_not_ready")
+    assert 1 <= int(answer.headers["retry-after"]) <= 30
+    server.restart()
+    good = 0
+    async with asyncio.timeout(60):
+        while good < 8:  # on both workers
+            good = good + 1 if (await complete(gateway, tenant)).status == 200 else 0
+            await asyncio.sleep(0.05)
