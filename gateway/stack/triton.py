@@ -157,11 +157,12 @@ class TritonServer:
 
     def _sweep(self) -> None:
         """Remove shared memory that a killed server left. No process of this folder runs now."""
-        for region in _SHARED_MEMORY.glob(f"{self._region_prefix}*"):
+        for region in _SHARED_MEMORY.glob(f"{self.region_prefix}*"):
             region.unlink(missing_ok=True)
 
     @property
-    def _region_prefix(self) -> str:
+    def region_prefix(self) -> str:
+        """How the names of its shared memory begin."""
         return f"pareta-triton-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]}-"
 
     def _spec(self) -> Spec:
@@ -174,7 +175,7 @@ class TritonServer:
             "allow-gpu-metrics": "false",
             "allow-cpu-metrics": "false",
             "cache-directory": str(env.packages / "pytriton" / "tritonserver" / "caches"),
-            "backend-config": f"python,shm-region-prefix-name={self._region_prefix}",
+            "backend-config": f"python,shm-region-prefix-name={self.region_prefix}",
             "http-address": "127.0.0.1",
             "http-port": str(self._ports["http"]),
             "grpc-address": "127.0.0.1",
