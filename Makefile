@@ -65,6 +65,8 @@ lock: ## resolve all lock files anew (needs uv and the package index)
 	printf 'setuptools\nopenai\n' | $(COMPILE) pyproject.toml - --extra embedded --extra export -c requirements.lock -o requirements-run.lock
 	echo setuptools | $(COMPILE) pyproject.toml - -c requirements.lock -o requirements-serve.lock
 	printf 'gguf\nxllamacpp\n' | $(COMPILE) - --no-annotate -o requirements-engine.lock
+	printf 'nvidia-pytriton==0.7.0\nnumpy==1.26.4\n%s\n' "$$(grep -o '^orjson==[^ ]*' requirements.lock)" | \
+		$(COMPILE) - --no-deps --no-annotate -o requirements-triton.lock
 	echo pip | $(COMPILE) - --no-annotate -o .ci/pip.lock
 	for version in 0.1.0 0.3.1; do \
 		echo "pareta==$$version" | $(COMPILE) - --no-annotate -o tests/clients/pareta-$$version.txt; done

@@ -84,10 +84,13 @@ def why_not_here() -> str | None:
     """Why no Triton server can run on this machine, as a sentence; `None` if one can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"The Triton server is built for Linux on x86_64, and this is {platform.system()} {platform.machine()}."
-    name, version = platform.libc_ver()
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if name != "glibc" or numbers < _OLDEST_GLIBC:
-        return f"The Triton server needs glibc 2.35 or newer, and this machine has {name or 'another libc'} {version}."
+    try:
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""  # "glibc 2.36"; other libraries don't know the name
+    except (OSError, ValueError):
+        libc = ""
+    numbers = tuple(int(part) for part in libc.removeprefix("glibc ").split(".")[:2] if part.isdigit())
+    if numbers < _OLDEST_GLIBC:
+        return f"The Triton server needs glibc 2.35 or newer, and this machine has {libc or 'another C library'}."
     if not LOCK_FILE.is_file():
         return f"The Triton server is installed from {LOCK_FILE.name}, which only a checkout of the sources has."
     return None
