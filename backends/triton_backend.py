@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -171,33 +172,33 @@ class TritonBackend:
             info = await self._channel.describe(self._address.model, timeout_s=timeout_s)
         except BackendFailure as failure:
             raise _before_sending(failure) from None
-        folders = [*self._folders, *await self._folders_of_server(info)]
+        preprocessing = await self._preprocessing()
+        told = (parameters.get("tokenizer_dir") for parameters in (info.parameters, preprocessing))
+        folders = [*self._folders, *(folder for folder in told if folder)]
+        adds_begin = preprocessing.get("add_special_tokens", "").lower() not in ("false", "0", "no", "n", "f", "off")
         from backends.wire.triton import UnknownInterface
 
         try:
-            self._model = await asyncio.to_thread(self._build, info, folders)
+            self._model = await asyncio.to_thread(self._build, info, folders, adds_begin)
         except UnknownInterface as error:
             self._complain(error)
             raise BackendFailure(FailureCode.MISCONFIGURED, Phase.CONNECT) from None
         self._complaint = ""
         return self._model
 
-    async def _folders_of_server(self, info: ModelInfo) -> list[str]:
-        """Where the server itself reads the tokenizer; it may share this machine's disk."""
-        found = [info.parameters.get("tokenizer_dir", "")]
-        if not found[0] and not self._folders:
-            assert self._channel is not None
-            try:
-                other = await self._channel.describe(PREPROCESSING, timeout_s=self._limits.call_timeout_s)
-                found = [other.parameters.get("tokenizer_dir", "")]
-            except BackendFailure:
-                pass
-        return [folder for folder in found if folder]
+    async def _preprocessing(self) -> Mapping[str, str]:
+        """The parameters of the model that tokenizes for TensorRT-LLM's ensemble, if there is one: where the tokenizer
+        lies, perhaps on a disk that this machine shares, and what it adds."""
+        assert self._channel is not None
+        try:
+            return (await self._channel.describe(PREPROCESSING, timeout_s=self._limits.call_timeout_s)).parameters
+        except BackendFailure:
+            return {}
 
-    def _build(self, info: ModelInfo, folders: list[str]) -> TritonModel:
+    def _build(self, info: ModelInfo, folders: list[str], adds_begin: bool) -> TritonModel:
         from backends.triton_model import TritonModel, find_folder
 
-        return TritonModel(info, find_folder(list(folders)), context_tokens=self._context_tokens)
+        return TritonModel(info, find_folder(folders), context_tokens=self._context_tokens, adds_begin=adds_begin)
 
     def _complain(self, error: Exception) -> None:
         """Tell the operator, once for each reason."""

@@ -7,7 +7,7 @@ read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pareta.triton")
 
-OWN_OPTIONS = frozenset({"add_generation_prompt", "chat_template", "messages", "tokenize", "tools"})
-"""Of a template, not for callers to set."""
+NOT_OF_COMPLETIONS = (
+    "messages",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "chat_template_kwargs",
+)
+"""What belongs to the prompt of a chat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +55,15 @@ class TritonModel:
         info: what the server says of it.
         folder: its tokenizer and templates; without it only plain completions are possible.
         context_tokens: of prompt and answer together, as the operator says; a smaller bound of the folder counts.
+        adds_begin: whether the server's tokenizer adds the model's special tokens to each text, as all do by default.
 
     Raises:
         UnknownInterface: with a sentence for the operator.
     """
 
-    def __init__(self, info: ModelInfo, folder: ModelFolder | None, *, context_tokens: int) -> None:
+    def __init__(
+        self, info: ModelInfo, folder: ModelFolder | None, *, context_tokens: int, adds_begin: bool = True
+    ) -> None:
         self.dialect: Dialect = detect(info)
         self._folder = folder
         bounds = [context_tokens]
@@ -65,6 +75,11 @@ class TritonModel:
         self._count: Callable[[str], int] | None = (
             partial(tokenizer.count, add_special_tokens=False) if tokenizer is not None else None
         )
+        self._begin = ""
+        if folder is not None and folder.template is not None and adds_begin:
+            # What the server's tokenizer writes before every text must not be written twice.
+            does = tokenizer is not None and tokenizer.count("", add_special_tokens=True) > 0
+            self._begin = folder.template.begin_text if does else ""
 
     def prepare(self, request: InferenceRequest) -> PreparedRequest:
         """Write the prompt and the tensors of a request.
@@ -84,7 +99,8 @@ class TritonModel:
         )
         self.dialect.check(sampling)
         # Asked as a stream always: silence shows then, a stop text ends the work, and a hang-up reaches the model.
-        inputs = self.dialect.encode(prompt, sampling, stream=True)
+        text = prompt.removeprefix(self._begin) if request.kind is Kind.CHAT else prompt
+        inputs = self.dialect.encode(text, sampling, stream=True)
         return PreparedRequest(inputs, sampling, prompt_tokens, self._reasoning(prompt))
 
     def reader(self, prepared: PreparedRequest) -> Reader:
@@ -110,8 +126,10 @@ class TritonModel:
     def _prompt(self, request: InferenceRequest) -> str:
         match request.kind:
             case Kind.CHAT:
+                _refuse_any(request.body, ("prompt",))
                 return self._rendered(request.body)
             case Kind.COMPLETION:
+                _refuse_any(request.body, NOT_OF_COMPLETIONS)
                 prompt = request.body["prompt"]
                 if isinstance(prompt, list) and len(prompt) == 1:
                     prompt = prompt[0]
@@ -175,12 +193,16 @@ def find_folder(candidates: list[str]) -> ModelFolder | None:
         return None
 
 
+def _refuse_any(body: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if body.get(name) is not None:
+            raise Unsupported(name, "does not belong to this kind of request")
+
+
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:
     """What the caller tells the template besides messages and tools."""
     options = body.get("chat_template_kwargs") or {}
     if not isinstance(options, dict):
         raise Unsupported("chat_template_kwargs", "must be an object")
-    if own := sorted(OWN_OPTIONS & options.keys()):
-        raise Unsupported(f"chat_template_kwargs.{own[0]}", "can't be set")
     effort = body.get("reasoning_effort")
     return options if effort is None else {"reasoning_effort": effort, **options}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 from uuid import uuid4
 
+import openai
 import pytest
+from pydantic import BaseModel
 
+from gateway.stack.demo_model import write_demo_model
 from tests.system.harness import Gateway, Tenant
 from tests.system.triton import LANGUAGE_MODELS, StartTriton, TritonService, sim
 from tests.system.wire import Answer, ask
@@ -170,3 +174,118 @@ async def test_a_server_that_comes_back_is_used_again(gateway: Gateway, start_tr
         while good < 8:  # on both workers
             good = good + 1 if (await complete(gateway, tenant)).status == 200 else 0
             await asyncio.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a ChatML template with tools and a tokenizer trained here."""
+    return str(write_demo_model(tmp_path_factory.mktemp("models") / "demo"))
+
+
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def client_of(gateway: Gateway, tenant: Tenant) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{gateway.base_url}/v1", api_key=tenant.key, max_retries=0)
+
+
+@pytest.mark.parametrize("model", LANGUAGE_MODELS)
+async def test_a_chat_is_written_with_the_model_s_template(
+    gateway: Gateway, triton_server: TritonService, model_folder: str, model: str
+) -> None:
+    """The openai client sees an ordinary stream, its usage is exact, and the model got the prompt as it was trained."""
+    tenant = await tenant_on(gateway, triton_server.url(model), model_folder=model_folder)
+    tag = uuid4().hex
+    async with client_of(gateway, tenant) as client:
+        stream = await client.chat.completions.create(
+            model=tenant.endpoint_id,
+            messages=[
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": f"Hi {sim(text='Grüße, 東京!', split_utf8=True, itl_ms=1, tag=tag)}"},
+            ],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text.strip() == "Grüße, 東京!"
+    assert [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason] == ["stop"]
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert usage.prompt_tokens > 0
+    assert usage.completion_tokens > 0
+    record = await asyncio.to_thread(triton_server.request, model, tag, state="finished")
+    if model in ("ensemble", "vllm"):  # the others don't count; the tokenizer of the folder does
+        assert usage.completion_tokens == record["tokens"]
+    [prompt] = record["inputs"]["text_input"]["data"]
+    assert prompt.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi ")
+    assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("model", LANGUAGE_MODELS)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tools_are_called(
+    gateway: Gateway, triton_server: TritonService, model_folder: str, model: str, stream: bool
+) -> None:
+    """What the model writes as a call is one for the openai client, streamed and whole."""
+    tenant = await tenant_on(gateway, triton_server.url(model), model_folder=model_folder)
+    asked: dict[str, Any] = {
+        "model": tenant.endpoint_id,
+        "messages": [{"role": "user", "content": f"Weather? {sim(text=CALL, itl_ms=1)}"}],
+        "tools": [WEATHER],
+        "max_tokens": 200,
+    }
+    async with client_of(gateway, tenant) as client:
+        if stream:
+            async with client.chat.completions.stream(**asked) as events:
+                choice = (await events.get_final_completion()).choices[0]
+        else:
+            choice = (await client.chat.completions.create(**asked)).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    [call] = choice.message.tool_calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments) == {"city": "Zürich"}
+
+
+class Place(BaseModel):
+    city: str
+
+
+@pytest.mark.parametrize("model", ["ensemble", "vllm"])
+async def test_a_schema_binds_the_answer(
+    gateway: Gateway, triton_server: TritonService, model_folder: str, model: str
+) -> None:
+    """The client's structured output reaches the model's guided decoding; a model without it refuses by name."""
+    tag = uuid4().hex
+    said = sim(text='{"city": "Zürich"}', itl_ms=1, tag=tag)
+    tenant = await tenant_on(gateway, triton_server.url(model), model_folder=model_folder)
+    async with client_of(gateway, tenant) as client:
+        answer = await client.chat.completions.parse(
+            model=tenant.endpoint_id,
+            messages=[{"role": "user", "content": f"Where? {said}"}],
+            response_format=Place,
+        )
+    assert answer.choices[0].message.parsed == Place(city="Zürich")
+    record = await asyncio.to_thread(triton_server.request, model, tag)
+    assert "city" in json.dumps(record["inputs"])
+
+
+async def test_a_prompt_that_does_not_fit_is_said_so(
+    gateway: Gateway, triton_server: TritonService, model_folder: str
+) -> None:
+    """It is counted before the model is asked: a 400 that names the messages, even when it is long enough to be
+    counted in a thread."""
+    bounds = {"context_tokens": 1000, "max_output_tokens": 500}
+    tenant = await tenant_on(gateway, triton_server.url("ensemble"), model_folder=model_folder, **bounds)
+    body = {"model": tenant.endpoint_id, "messages": [{"role": "user", "content": "word " * 20_000}]}
+    answer = await gateway.post("/v1/chat/completions", tenant.key, body)
+    assert (answer.status, answer.code) == (400, "context_length_exceeded")
