@@ -1,7 +1,8 @@
 """A Triton server for a laptop or a test: NVIDIA's program, a folder, free ports on loopback, our own models.
 
 Floor: stack. Models are loaded by name (explicit model control) and can be loaded, unloaded and configured anew while
-it runs. Its Python stubs notice when the server is gone and end by themselves.
+it runs. Its Python stubs, a process for each model, usually notice when the server is gone; one that was just talking
+to it may wait for ever, so what holds the server's lock without a server is ended here.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _STOP_TIMEOUT_S = 15.0
 _STOP_GRACE_S = 3
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where the server's Python backend keeps its regions)
 _BACKENDS = "backends"
+_SERVER, _STUB = "tritonserver", "triton_python_b"  # as the kernel cuts their names
 _PORTS = ("grpc", "http", "metrics")
 
 
@@ -94,6 +96,8 @@ class TritonServer:
         Raises:
             StackError: it does not start.
         """
+        if _SERVER not in (holders := _lock_holders(self._lock)).values():
+            _kill(holders)
         await end_leftover(self._lock, name="Triton", stop_signal=signal.SIGTERM, grace_s=_STOP_TIMEOUT_S)
         self._sweep()
         write_repository(self.folder, self.models, parameters=self._parameters)
@@ -110,6 +114,7 @@ class TritonServer:
             await self._ready()
         except BaseException:
             await self._child.kill()
+            _kill(_lock_holders(self._lock))
             self._sweep()
             raise
         write_private(self.folder / "ports.json", json.dumps(self._ports) + "\n")
@@ -118,6 +123,7 @@ class TritonServer:
         """Shut down: running requests may finish within a few seconds."""
         if self._child is not None:
             await self._child.stop(_STOP_TIMEOUT_S)
+            _kill(_lock_holders(self._lock))
             self._sweep()
 
     async def keep_models(self) -> None:
@@ -221,3 +227,21 @@ async def _answers(client: aiohttp.ClientSession, path: str) -> bool:
             return answer.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False
+
+
+def _lock_holders(lock: Path) -> dict[int, str]:
+    """The processes that have a lock file open, with the kernel's short names for them."""
+    found: dict[int, str] = {}
+    held = str(lock.resolve())
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it is gone, or somebody else's
+            if any(os.readlink(file) == held for file in (process / "fd").iterdir()):
+                found[int(process.name)] = (process / "comm").read_text().strip()
+    return found
+
+
+def _kill(processes: Mapping[int, str]) -> None:
+    for pid, name in processes.items():
+        if name == _STUB:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
