@@ -277,8 +277,9 @@ def _size(value: Any) -> int:
 
 
 def _before_sending(failure: BackendFailure) -> BackendFailure:
-    """Nothing of the request was sent yet, so another replica may be asked without a doubt."""
-    return BackendFailure(failure.code, Phase.CONNECT if failure.code is FailureCode.UNREACHABLE else Phase.HEAD)
+    """Nothing of the request was sent yet. A server that does not even say what it has can't be reached."""
+    is_gone = failure.code in (FailureCode.UNREACHABLE, FailureCode.TIMEOUT)
+    return BackendFailure(failure.code, Phase.CONNECT if is_gone else Phase.HEAD)
 
 
 def _load_libraries() -> Any:

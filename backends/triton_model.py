@@ -69,6 +69,13 @@ class TritonModel:
         bounds = [context_tokens]
         if folder is not None and folder.context_tokens is not None:
             bounds.append(folder.context_tokens)
+            if bounds[1] < context_tokens:
+                log.warning(
+                    "The model %s reads %d tokens, fewer than its endpoint says (%d). Give the endpoint its context.",
+                    info.name,
+                    bounds[1],
+                    context_tokens,
+                )
         self._context_tokens = min(bounds)
         self._defaults = self.dialect.follow(folder.defaults if folder is not None else GenerationDefaults())
         tokenizer = folder.tokenizer if folder is not None else None
