@@ -540,6 +540,16 @@ def test_options_of_an_endpoint_are_kept(ask: Callable[..., Any], org: str) -> N
     assert backend["tolerates_unknown_fields"] is False
 
 
+def test_a_model_on_triton_needs_no_more_than_its_address(ask: Callable[..., Any], run: Run, org: str) -> None:
+    """The address names the model; a folder is kept as an absolute path."""
+    added = ask("endpoint", "add", "tri", "--org", org, "--backend", "triton://gpu-1:8001/ensemble")
+    assert (added["model"], added["backends"][0]["url"]) == ("ensemble", "triton://gpu-1:8001/ensemble")
+    words = ("--backend", "triton://gpu-1:8001/ensemble", "--model-folder", "models/x")
+    folder = ask("endpoint", "add", "with-folder", "--org", org, *words)["backends"][0]["model_folder"]
+    assert folder == str(Path("models/x").resolve())
+    run("endpoint", "add", "none", "--org", org, "--backend", "triton://gpu-1:8001").fails(cli_main.USAGE, "--model")
+
+
 def test_prices_follow_each_other(run: Run, ask: Callable[..., Any], org: str) -> None:
     """A price is set now or from a moment on; the same price again changes nothing; the past can't be changed."""
     added = run("endpoint", "add", "priced", "--org", org, "--model", "m", "--backend", "http://a", "--json").json
