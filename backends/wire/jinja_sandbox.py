@@ -18,13 +18,13 @@ from jinja2.ext import Extension
 from jinja2.ext import loopcontrols as LoopControls
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment
 
 MOST_SOURCE_CHARS = 1 << 20
 """The longest templates in use have some 20,000 characters."""
 MOST_RENDERED_CHARS = 1 << 24
 MOST_STEPS = 1_000_000
-"""Of all ``range`` loops of one rendering together; Jinja's sandbox bounds each of them by itself."""
+"""Of all ``range`` loops of one rendering together; Jinja's sandbox has a bound for each of them."""
 HIGHEST_POWER = 64
 
 Clock = Callable[[], datetime]
@@ -146,7 +146,7 @@ def _length(repeated: Any, times: Any) -> int:
 
 
 class _BoundedRange:
-    """``range`` of one rendering. It stays lazy where it is only compared or measured."""
+    """``range`` of one rendering."""
 
     def __init__(self) -> None:
         self._room = MOST_STEPS
@@ -154,7 +154,7 @@ class _BoundedRange:
     def __call__(self, *bounds: int) -> range:
         asked = range(*bounds)
         self._room -= len(asked)
-        if self._room < 0:
+        if self._room < 0 or len(asked) > MAX_RANGE:
             raise TooMuch
         return asked
 
