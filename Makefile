@@ -40,6 +40,11 @@ second-engine: set-up ## the HTTP backend against a real engine that is not ours
 	@sh .ci/set-up engine
 	$(PY) -m pytest tests/engines $(ARGS)
 
+.PHONY: triton-storm
+triton-storm: set-up ## 300 streams for two minutes through gateway and Triton, a tenth of them left early
+	@sh .ci/set-up triton
+	@exec $(PY) -m tests.system.triton_storm $(ARGS)
+
 .PHONY: faults
 faults: set-up ## break everything under load, then prove the money right (SECONDS=180 SEED=…)
 	@exec $(PY) -m tests.faults --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED)) $(ARGS)
