@@ -9,7 +9,7 @@ call with one request and many responses, and is made as such.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,7 @@ _KNOWN_TYPES = {datatype.value: datatype for datatype in DataType}
 
 @dataclass(frozen=True, slots=True)
 class StreamedResponse:
-    """One response of a stream. Tensors of types that we don't know are left out."""
+    """One response of a stream. A tensor of a type that we don't know counts as absent."""
 
     outputs: Mapping[str, OutputTensor]
     is_final: bool
@@ -168,16 +168,36 @@ def said_of(failure: BackendFailure) -> str:
     return (cause.details() if isinstance(cause, grpc.aio.AioRpcError) else None) or str(failure)
 
 
+class _Outputs(Mapping[str, OutputTensor]):
+    """The tensors of a response, each made when it is asked for: most are of no interest, and there are thousands of
+    responses a second."""
+
+    __slots__ = ("_contents", "_tensors")
+
+    def __init__(self, answer: Any) -> None:
+        self._contents = answer.raw_output_contents
+        self._tensors = {tensor.name: (place, tensor) for place, tensor in enumerate(answer.outputs)}
+
+    def __getitem__(self, name: str) -> OutputTensor:
+        place, tensor = self._tensors[name]
+        return OutputTensor(_KNOWN_TYPES[tensor.datatype], tuple(tensor.shape), self._contents[place])
+
+    def __contains__(self, name: object) -> bool:
+        found = self._tensors.get(name) if isinstance(name, str) else None
+        return found is not None and found[1].datatype in _KNOWN_TYPES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 def _response(answer: Any) -> StreamedResponse:
     if len(answer.raw_output_contents) != len(answer.outputs):
         raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
-    outputs = {
-        tensor.name: OutputTensor(_KNOWN_TYPES[tensor.datatype], tuple(tensor.shape), raw)
-        for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
-        if tensor.datatype in _KNOWN_TYPES
-    }
     parameters = answer.parameters
-    return StreamedResponse(outputs, FINAL_RESPONSE in parameters and parameters[FINAL_RESPONSE].bool_param)
+    return StreamedResponse(_Outputs(answer), FINAL_RESPONSE in parameters and parameters[FINAL_RESPONSE].bool_param)
 
 
 def _model_info(config: Any) -> ModelInfo:
