@@ -178,7 +178,9 @@ class Model:
             first = self.finished_keys.setdefault(attempt.idempotency_key, attempt)
             if first is attempt:
                 continue
-            between = [d for d in disturbances if d.loses and d.from_s <= attempt.ended_s and d.to_s >= first.sent_s]
+            # Two that were sent at once may begin in either order, one of them much later.
+            last_s = max(attempt.ended_s, first.ended_s)
+            between = [d for d in disturbances if d.loses and d.from_s <= last_s and d.to_s >= first.sent_s]
             findings.counts["keys forgotten with Redis"] += bool(between)
             if attempt.idempotency_key in self.reaped_keys:
                 findings.counts["keys freed by a reap"] += 1
