@@ -47,7 +47,7 @@ class Disturbance:
 
 
 def _may_be_lost_with_redis(attempt: Attempt, disturbances: Sequence[Disturbance]) -> bool:
-    """Whether Redis lost its memory while the request ran, or after its worker's death but before its hold was reaped."""
+    """Whether Redis lost its memory while the request ran, or after that but before its hold was reaped."""
     until_s = attempt.ended_s + REAPED_S
     for disturbance in sorted(disturbances, key=lambda d: d.from_s):
         if disturbance.to_s < attempt.sent_s:
