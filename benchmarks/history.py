@@ -28,13 +28,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from gateway.stack.embedded_postgres import EmbeddedPostgres
-from ledger.audit import audit
+from ledger.books.database import Pool, open_pool
+from ledger.books.ledger import Ledger
+from ledger.books.migrate import ledger_migrations, migrate
+from ledger.books.partitions import MonthKeeper, months_ahead
 from ledger.core.meters import Meter
-from ledger.database import Pool, open_pool
-from ledger.migrate import ledger_migrations, migrate
-from ledger.partitions import MonthKeeper, months_ahead
-from ledger.postgres import Ledger
-from ledger.statement import statement
+from ledger.proof.audit import audit
+from ledger.proof.statement import statement
 
 ENDPOINT = "ep_aaaaaaaaaaaa"
 RATES = {Meter.PROMPT: 150_000_000, Meter.COMPLETION: 600_000_000}

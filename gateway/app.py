@@ -33,17 +33,17 @@ from gateway.edges.recorder import EdgeRecorder
 from gateway.edges.request_log import RequestLog
 from gateway.edges.state_feed import FeedOptions, StateFeed
 from gateway.settings import Settings
+from ledger.books.database import Pool, open_pool
+from ledger.books.epochs import current_epochs
+from ledger.books.partitions import MonthKeeper
+from ledger.books.recovery import carry_holds
 from ledger.core.money import NANOS_PER_MICRO
 from ledger.counter import CounterUnavailable, CreditCounter
 from ledger.cover import Cover
-from ledger.database import Pool, open_pool
-from ledger.epochs import current_epochs
 from ledger.follow import EpochFollower
-from ledger.journal import Journal
 from ledger.outbox import SettlementOutbox
-from ledger.outbox_books import LedgerBooks
-from ledger.partitions import MonthKeeper
-from ledger.recovery import carry_holds
+from ledger.outbox.books import LedgerBooks
+from ledger.outbox.journal import Journal
 
 log = logging.getLogger("pareta.worker")
 

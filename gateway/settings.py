@@ -199,7 +199,7 @@ def _checked(settings: Settings) -> Settings:
         if value and urlsplit(value).scheme not in schemes:
             raise SettingsError(f"{name} must start with {' or '.join(s + '://' for s in schemes)}.")
     if settings.redis_url:
-        from ledger.redis_url import read_redis_url  # brings redis-py, which few commands of the CLI need
+        from ledger.counter.url import read_redis_url  # brings redis-py, which few commands of the CLI need
 
         try:
             read_redis_url(settings.redis_url)

@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ledger.books.database import Pool, acquired, transaction
+from ledger.books.grants import deliver_grants, grant_slice
 from ledger.core.money import MAX_GRANT_NANOS
 from ledger.counter import CounterUnavailable, CreditCounter, Extended, OutOfCredit
-from ledger.database import Pool, acquired, transaction
 from ledger.errors import LedgerError
-from ledger.grants import deliver_grants, grant_slice
 from ledger.queries import query
 
 GROW_WITHIN_S = 10.0

@@ -1,6 +1,6 @@
 """What can go wrong in the ledger, in words a caller can act on.
 
-Floor: ledger, below every edge. Drivers' exceptions are translated into these once (``ledger.database``).
+Floor: ledger, below every edge. Drivers' exceptions are translated into these once (``ledger.books.database``).
 A message is one sentence for an operator and names no host, user or password.
 """
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from ledger.books.database import Pool
+from ledger.books.epochs import current_epochs, witness
 from ledger.counter import CreditCounter
-from ledger.database import Pool
-from ledger.epochs import current_epochs, witness
 from ledger.errors import LedgerError
 
 LOOK_EVERY_S = 2.0

@@ -6,27 +6,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sized
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 import orjson
 
-from backends.simulator.connection import Request
+from backends.simulator.connection import Connection, Request
+from backends.simulator.faults import FaultBook
 from backends.simulator.options import BadOption
-from backends.simulator.records import State
+from backends.simulator.records import RecordBook, State
 from backends.simulator.refusal import Refusal
 from backends.simulator.schema import read_json
-from backends.simulator.settings import DESCRIPTION, OWNER
-
-if TYPE_CHECKING:
-    from backends.simulator.engine import Engine
+from backends.simulator.settings import DESCRIPTION, OWNER, SimulatorSettings
 
 _DEFAULT_LIMIT = 100
 _MAX_REFUSE_S = 600
 
 
-def inspect(engine: Engine, request: Request) -> tuple[int, bytes]:
+class Inspected(Protocol):
+    """What is told of: the engine, as far as it shows itself."""
+
+    settings: SimulatorSettings
+    records: RecordBook
+    faults: FaultBook
+    refuse_connections: Callable[[float], None]
+    connections: set[Connection]
+    connections_made: int
+    running: int
+    started_s: float
+
+    @property
+    def waiting(self) -> Sized:
+        """Requests in the queue."""
+
+
+def inspect(engine: Inspected, request: Request) -> tuple[int, bytes]:
     """Answer a `/sim/*` request: status and JSON body.
 
     Raises:
@@ -56,7 +72,7 @@ def inspect(engine: Engine, request: Request) -> tuple[int, bytes]:
     return 404, orjson.dumps({"detail": "Not Found"})
 
 
-def stats(engine: Engine) -> dict[str, Any]:
+def stats(engine: Inspected) -> dict[str, Any]:
     """Sums, and what is going on now."""
     return {
         "simulator": True,
@@ -72,17 +88,17 @@ def stats(engine: Engine) -> dict[str, Any]:
     }
 
 
-def models_json(engine: Engine) -> bytes:
+def models_json(engine: Inspected) -> bytes:
     """The list of `/v1/models`."""
     return orjson.dumps({"object": "list", "data": [_model(engine, model) for model in engine.settings.models]})
 
 
-def model_json(engine: Engine, model: str) -> bytes:
+def model_json(engine: Inspected, model: str) -> bytes:
     """One entry of it."""
     return orjson.dumps(_model(engine, model))
 
 
-def metrics_text(engine: Engine) -> bytes:
+def metrics_text(engine: Inspected) -> bytes:
     """Prometheus text under vLLM's names, for each model."""
     models = engine.settings.models
     running = dict.fromkeys(models, 0)
@@ -109,7 +125,7 @@ def metrics_text(engine: Engine) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _requests(engine: Engine, query: str) -> list[dict[str, Any]]:
+def _requests(engine: Inspected, query: str) -> list[dict[str, Any]]:
     wanted = {name: values[-1] for name, values in parse_qs(query).items()}
     limit = int(wanted["limit"]) if wanted.get("limit", "").isdecimal() else _DEFAULT_LIMIT
     chosen: list[dict[str, Any]] = []
@@ -121,7 +137,7 @@ def _requests(engine: Engine, query: str) -> list[dict[str, Any]]:
     return chosen
 
 
-def _add_faults(engine: Engine, body: bytes) -> bytes:
+def _add_faults(engine: Inspected, body: bytes) -> bytes:
     try:
         value = orjson.loads(body)
         engine.faults.add(value["faults"] if isinstance(value, dict) and "faults" in value else value)
@@ -132,7 +148,7 @@ def _add_faults(engine: Engine, body: bytes) -> bytes:
     return orjson.dumps({"faults": engine.faults.as_json()})
 
 
-def _model(engine: Engine, model: str) -> dict[str, Any]:
+def _model(engine: Inspected, model: str) -> dict[str, Any]:
     return {
         "id": model,
         "object": "model",

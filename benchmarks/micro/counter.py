@@ -28,9 +28,9 @@ from gateway.stack.embedded_redis import EmbeddedRedis
 from ledger.core.ids import request_id
 from ledger.core.pricing import Quote
 from ledger.counter import Admission, CreditCounter, Held, RateLimit, Settlement
-from ledger.journal import Journal
+from ledger.counter.link import RedisLink, pack
 from ledger.outbox import SettlementOutbox
-from ledger.redis_link import RedisLink, pack
+from ledger.outbox.journal import Journal
 
 ORG = "org_benchmarking"
 INFO = (

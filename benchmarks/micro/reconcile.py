@@ -24,19 +24,19 @@ from redis.asyncio import Redis
 
 from gateway.stack.embedded_postgres import EmbeddedPostgres
 from gateway.stack.embedded_redis import EmbeddedRedis
-from ledger.audit import audit
-from ledger.batches import BatchWriter
-from ledger.booking import plan
+from ledger.books.batches import BatchWriter
+from ledger.books.booking import plan
+from ledger.books.database import Pool, open_pool, transaction
+from ledger.books.grants import grant_slice
+from ledger.books.ledger import Ledger
+from ledger.books.migrate import ledger_migrations, migrate
+from ledger.books.partitions import MonthKeeper
+from ledger.books.terms import try_take
 from ledger.core.ids import request_id
 from ledger.core.meters import Meter
 from ledger.counter import CreditCounter
-from ledger.database import Pool, open_pool, transaction
-from ledger.grants import grant_slice
-from ledger.migrate import ledger_migrations, migrate
-from ledger.partitions import MonthKeeper
-from ledger.postgres import Ledger
-from ledger.reconcile import BATCH_EVENTS, Reconciler
-from ledger.terms import try_take
+from ledger.proof.audit import audit
+from ledger.upkeep.reconcile import BATCH_EVENTS, Reconciler
 
 CHARGE_NANOS = 500_000
 ENDPOINT = "ep_aaaaaaaaaaaa"

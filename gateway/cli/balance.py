@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.cli.output import money
 from gateway.cli.place import Place
-from ledger.counter_values import AccountState, CounterUnavailable
+from ledger.books.ledger import Credit, Ledger
+from ledger.counter.values import AccountState, CounterUnavailable
 from ledger.errors import UnknownAccount
-from ledger.postgres import Credit, Ledger
 
 if TYPE_CHECKING:
     from ledger.counter import CreditCounter

@@ -15,8 +15,8 @@ from gateway.cli.output import money, show_record
 from gateway.cli.place import Place, operator
 from gateway.cli.words import usd
 from gateway.control import organizations
+from ledger.books.ledger import TopUp
 from ledger.errors import LedgerUnavailable
-from ledger.postgres import TopUp
 
 
 @click.group()

@@ -24,7 +24,7 @@ import click
 
 from gateway.control.database import Refused
 from ledger.core.money import format_usd
-from ledger.export import Column, ColumnKind
+from ledger.proof.export import Column, ColumnKind
 
 ROWS_PER_GROUP: Final = 50_000
 _FORMULA: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠")

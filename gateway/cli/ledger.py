@@ -18,12 +18,12 @@ from gateway.cli.main import DIFFERENCES, UNREACHABLE
 from gateway.cli.output import money, show_record, show_text
 from gateway.cli.place import Place, operator
 from gateway.control.database import NotFound
-from ledger.audit import AuditReport
-from ledger.audit import audit as audit_books
-from ledger.block_values import Head
-from ledger.blocks import newest_block
-from ledger.database import acquired
-from ledger.postgres import Ledger
+from ledger.books.database import acquired
+from ledger.books.ledger import Ledger
+from ledger.proof.audit import AuditReport
+from ledger.proof.audit import audit as audit_books
+from ledger.proof.block_values import Head
+from ledger.proof.blocks import newest_block
 
 
 def audit_head(text: str) -> Head:

@@ -13,9 +13,9 @@ import click
 
 from gateway.cli.output import show_list, show_record
 from gateway.cli.place import Place, operator
-from ledger.anomalies import NotedAnomaly
-from ledger.anomalies import anomalies as list_anomalies
-from ledger.anomalies import resolve as resolve_anomaly
+from ledger.books.anomalies import NotedAnomaly
+from ledger.books.anomalies import anomalies as list_anomalies
+from ledger.books.anomalies import resolve as resolve_anomaly
 
 
 @click.command()

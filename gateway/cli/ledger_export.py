@@ -20,7 +20,7 @@ from gateway.cli.output import money, show_list, show_text
 from gateway.cli.place import Place, operator
 from gateway.control import organizations
 from ledger.core.money import format_usd
-from ledger.export import SHEETS, ExportRun, Period, exporting
+from ledger.proof.export import SHEETS, ExportRun, Period, exporting
 
 _STDOUT: Final = "-"
 

@@ -17,8 +17,8 @@ from gateway.cli.place import Place, operator
 from gateway.control import organizations
 from ledger.core.meters import Meter
 from ledger.core.money import NANOS_PER_USD
-from ledger.statement import Purchase, Statement
-from ledger.statement import statement as draw_up
+from ledger.proof.statement import Purchase, Statement
+from ledger.proof.statement import statement as draw_up
 
 _WORDS: Final = {
     Meter.PROMPT: "prompt tokens",

@@ -13,13 +13,13 @@ import click
 from gateway.cli.main import DIFFERENCES, UNREACHABLE
 from gateway.cli.output import money, show_record
 from gateway.cli.place import Place, operator
+from ledger.books.epochs import EpochStory, GuardianEvent
 from ledger.core.money import format_usd
-from ledger.epochs import EpochStory, GuardianEvent
-from ledger.status import LedgerStatus, Look, ShardState, Totals
-from ledger.status import status as read_status
+from ledger.proof.status import LedgerStatus, Look, ShardState, Totals
+from ledger.proof.status import status as read_status
 
 if TYPE_CHECKING:
-    from ledger.shard_door import ShardDoor
+    from ledger.counter.door import ShardDoor
 
 
 @click.command()
@@ -65,7 +65,7 @@ class _Doors:
 
     async def look(self, shard: int) -> Look:
         """Ask one shard. Raises: CounterUnavailable."""
-        from ledger.shard_door import ShardDoor  # late: the driver takes as long to import as all the rest
+        from ledger.counter.door import ShardDoor  # late: the driver takes as long to import as all the rest
 
         door = ShardDoor(self._settings.redis_url, shard, timeout_s=self._settings.redis_timeout_s)
         self._open.append(door)

@@ -109,11 +109,11 @@ def _expected() -> Sequence[tuple[Any, int]]:
     from gateway.core.ports import StateUnavailable
     from gateway.settings import SettingsError
     from gateway.stack.processes import StackError
-    from ledger.counter_values import CounterUnavailable
-    from ledger.epochs import EpochMismatch
+    from ledger.books.epochs import EpochMismatch
+    from ledger.counter.values import CounterUnavailable
     from ledger.errors import LedgerError, LedgerUnavailable
-    from ledger.journal import JournalUnavailable
     from ledger.outbox import OutboxUnavailable
+    from ledger.outbox.journal import JournalUnavailable
 
     return (
         (SettingsError, USAGE),

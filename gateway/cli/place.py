@@ -19,8 +19,8 @@ import click
 from gateway import settings as gateway_settings
 from gateway.control.database import NotFound, StoreUnavailable, session
 from gateway.settings import Settings
-from ledger.database import Pool, open_pool
-from ledger.postgres import Ledger
+from ledger.books.database import Pool, open_pool
+from ledger.books.ledger import Ledger
 
 if TYPE_CHECKING:
     from gateway.control.database import Connection

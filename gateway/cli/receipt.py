@@ -13,7 +13,7 @@ from gateway.cli.output import money, show_record
 from gateway.cli.place import Place, operator
 from gateway.cli.words import percent_text, rate_text
 from gateway.control.database import NotFound
-from ledger.receipts import Receipt
+from ledger.books.receipts import Receipt
 
 
 @click.command()

@@ -32,7 +32,7 @@ from ledger.counter import (
     RateLimit,
     RateLimited,
 )
-from ledger.counter_values import ClaimState
+from ledger.counter.values import ClaimState
 from ledger.cover import Answer, Cover
 
 COVER_ATTEMPTS = 3

@@ -20,9 +20,9 @@ from gateway.dataplane.admit import admission_info
 from gateway.dataplane.relay import Relay
 from gateway.dataplane.server import Connection, Shared
 from gateway.dataplane.settle import accrued
+from ledger.books.recovery import CarriedBeat
 from ledger.counter import Beat, CounterUnavailable, CreditCounter
 from ledger.errors import LedgerError
-from ledger.recovery import CarriedBeat
 
 TICK_S = 0.25
 REMEMBER_S = 30.0

@@ -30,7 +30,7 @@ from gateway.core.ports import StateUnavailable
 from gateway.core.state import Endpoint, Key
 from gateway.edges.key_cache import KeyCache, Remembered
 from gateway.edges.state_rows import Placed, changed_keys, read_endpoints, read_key, read_pepper
-from ledger.database import Pool, open_pool, translated
+from ledger.books.database import Pool, open_pool, translated
 from ledger.errors import LedgerError
 
 if TYPE_CHECKING:

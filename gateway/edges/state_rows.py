@@ -1,7 +1,7 @@
 """The feed's questions to Postgres, and its rows as values.
 
 Floor: edges. Reads the schema ``control`` and, through the ledger's own functions, price cards and discounts. Every
-function raises ``ledger.errors.LedgerError`` when Postgres can't be asked: the pool of ``ledger.database`` translates.
+function raises ``ledger.errors.LedgerError`` when Postgres can't be asked; ``ledger.books.database`` translates.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import orjson
 
 from gateway.core.state import BACKEND_KINDS, BackendSpec, Endpoint, EndpointStatus, Key, Limits, Scope
+from ledger.books.database import Pool, Record, acquired
+from ledger.books.discounts import current_discounts
+from ledger.books.prices import current_cards
 from ledger.core.pricing import Discount, PriceCard
-from ledger.database import Pool, Record, acquired
-from ledger.discounts import current_discounts
 from ledger.errors import LedgerNotMigrated
-from ledger.prices import current_cards
 
 log = logging.getLogger("gateway.state")
 

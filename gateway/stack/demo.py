@@ -24,9 +24,9 @@ from gateway.control.endpoints import EndpointRecord, NewBackend, NewEndpoint
 from gateway.core import keys as core_keys
 from gateway.core.state import EndpointStatus
 from gateway.stack.processes import write_private
+from ledger.books.ledger import Ledger
 from ledger.core.meters import Meter
 from ledger.core.money import NANOS_PER_USD
-from ledger.postgres import Ledger
 
 if TYPE_CHECKING:
     from gateway.control.database import Connection

@@ -12,11 +12,11 @@ from importlib import resources
 import asyncpg
 
 from gateway.settings import Settings
+from ledger.books.database import translated
+from ledger.books.epochs import current_epochs
+from ledger.books.ledger import Ledger, open_pool
+from ledger.books.migrate import ledger_migrations, migrate
 from ledger.counter import CreditCounter
-from ledger.database import translated
-from ledger.epochs import current_epochs
-from ledger.migrate import ledger_migrations, migrate
-from ledger.postgres import Ledger, open_pool
 
 
 async def migrate_all(database_url: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The reconciler as a process: ``python -m gateway reconcile``.
 
-Floor: stack. It gives ``ledger.reconcile`` its connections, publishes what it knows as metrics, and on SIGTERM keeps
-booking until the streams are empty, so that a clean shutdown leaves nothing for the next start.
+Floor: stack. It gives ``ledger.upkeep.reconcile`` its connections, publishes what it knows as metrics, and on SIGTERM
+keeps booking until the streams are empty, so that a clean shutdown leaves nothing for the next start.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from gateway.settings import Settings
 from gateway.stack.stopping import StopRequest
 from gateway.stack.supervisor import RECONCILE_QUIET_S
+from ledger.books.database import Pool, open_pool
+from ledger.books.epochs import current_epochs
 from ledger.core.money import NANOS_PER_MICRO
 from ledger.counter import CounterUnavailable, CreditCounter
-from ledger.database import Pool, open_pool
-from ledger.epochs import current_epochs
 from ledger.errors import LedgerUnavailable
-from ledger.escrow import EscrowPolicy
-from ledger.reconcile import Reconciler, ShardStatus
+from ledger.upkeep.escrow import EscrowPolicy
+from ledger.upkeep.reconcile import Reconciler, ShardStatus
 
 log = logging.getLogger("pareta.reconciler")
 

@@ -37,7 +37,7 @@ class Books:
     Attributes:
         epoch: the shard's current one.
         seq: the last event of it that is booked; 0 if none is.
-        last_event: what that event was (see ``ledger.booking``); empty if it is not known.
+        last_event: what that event was (see ``ledger.books.booking``); empty if it is not known.
         witnessed_seq: the highest event of the epoch that any process reported to have seen.
         used: whether credit of this epoch was ever sent to Redis.
     """

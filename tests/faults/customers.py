@@ -12,10 +12,10 @@ from gateway.control import endpoints, keys, organizations
 from gateway.control.database import new_id, session
 from gateway.control.endpoints import NewBackend, NewEndpoint
 from gateway.core.state import EndpointStatus
+from ledger.books.database import open_pool
+from ledger.books.ledger import Ledger
 from ledger.core.meters import Meter
-from ledger.database import open_pool
 from ledger.errors import LedgerError, LedgerUnavailable
-from ledger.postgres import Ledger
 
 USD = 1_000_000_000
 MODEL = "sim-8b"

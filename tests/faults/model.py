@@ -22,7 +22,8 @@ SLACK_S = HEARTBEAT_S + 2.0
 """What a worker that is killed may leave unbilled: the deltas of one heartbeat, and of the machine's own slowness."""
 
 REAPED_S = 10.0
-"""So long after its worker was killed a hold lives in Redis alone: should Redis be lost then, it is lost, too."""
+"""So long after its worker was killed a hold lives in Redis alone: should Redis be lost then, it is lost, too. Whatever
+else is broken meanwhile holds the reaper up for as long."""
 
 WEALTHY = ("rich", "flat", "quiet")
 UNCERTAIN = "charge_uncertain"
@@ -43,6 +44,20 @@ class Disturbance:
 
     def touches(self, attempt: Attempt, *, margin_s: float = 0.0) -> bool:
         return self.from_s <= attempt.ended_s + margin_s and attempt.sent_s - margin_s <= self.to_s
+
+
+def _may_be_lost_with_redis(attempt: Attempt, disturbances: Sequence[Disturbance]) -> bool:
+    """Whether Redis lost its memory while the request ran, or after that but before its hold was reaped."""
+    until_s = attempt.ended_s + REAPED_S
+    for disturbance in sorted(disturbances, key=lambda d: d.from_s):
+        if disturbance.to_s < attempt.sent_s:
+            continue
+        if disturbance.from_s > until_s:
+            return False
+        if disturbance.loses:
+            return True
+        until_s += max(0.0, disturbance.to_s - max(disturbance.from_s, attempt.ended_s))
+    return False
 
 
 def price_nanos(card: Card, meters: Mapping[str, int]) -> int:
@@ -138,7 +153,7 @@ class Model:
         if not events:
             if must_be_charged:
                 findings.wrong("lost", "a finished request is not in the books", told)
-            elif attempt.deltas and not any(d.loses and d.touches(attempt, margin_s=REAPED_S) for d in disturbances):
+            elif attempt.deltas and not _may_be_lost_with_redis(attempt, disturbances):
                 findings.wrong("lost", "content was delivered and the books know nothing of it", told)
             elif attempt.deltas:
                 findings.unbilled(attempt.deltas, told)
@@ -178,7 +193,9 @@ class Model:
             first = self.finished_keys.setdefault(attempt.idempotency_key, attempt)
             if first is attempt:
                 continue
-            between = [d for d in disturbances if d.loses and d.from_s <= attempt.ended_s and d.to_s >= first.sent_s]
+            # Two that were sent at once may begin in either order, one of them much later.
+            last_s = max(attempt.ended_s, first.ended_s)
+            between = [d for d in disturbances if d.loses and d.from_s <= last_s and d.to_s >= first.sent_s]
             findings.counts["keys forgotten with Redis"] += bool(between)
             if attempt.idempotency_key in self.reaped_keys:
                 findings.counts["keys freed by a reap"] += 1

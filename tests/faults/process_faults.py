@@ -217,9 +217,11 @@ class FullJournal(Fault):
     number, name, parts = "13b", "disk of a worker full", frozenset({"worker"})
 
     async def strike(self, scene: Scene, rng: random.Random) -> None:
-        pid = scene.world.worker_pid(rng.randrange(WORKERS))
-        if not pid:
-            raise DidNotFire("there was no worker")
+        # One that serves: a worker that starts on a full disk says so and ends, and is started again.
+        slot = rng.randrange(WORKERS)
+        pid = scene.world.worker_pid(slot)
+        if not pid or not scene.world.is_ready(slot):
+            raise DidNotFire("there was no worker that served")
         if not limit_files([pid], 0):
             raise DidNotFire("it had ended")
         self._pid = pid

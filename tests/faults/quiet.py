@@ -67,7 +67,9 @@ async def _in_redis(world: World) -> list[str]:
             epoch, seq = (int(value or 0) for value in await client.hmget(prefix + "meta", "epoch", "seq"))
             async with world.sql() as conn:
                 at = await conn.fetchrow("SELECT epoch, seq FROM ledger.reconcile_checkpoint WHERE shard = $1", shard)
-            if at is None or (at["epoch"], at["seq"]) != (epoch, seq):
+            # A shard in which nothing happened yet has nothing to be booked, whatever its epoch.
+            is_untouched = seq == 0 and at is not None and at["seq"] == 0
+            if not is_untouched and (at is None or (at["epoch"], at["seq"]) != (epoch, seq)):
                 found.append(f"events to be booked: Redis is at {seq} of epoch {epoch}, the books at {at}")
     finally:
         await client.aclose()

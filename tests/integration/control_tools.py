@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from ledger.migrate import ledger_migrations, migrate
+from ledger.books.migrate import ledger_migrations, migrate
 from tests.services import PostgresService, run_apart
 
 AnyConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

@@ -8,19 +8,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from ledger.audit import audit
-from ledger.batches import BatchWriter, Booked, Term
-from ledger.booking import Position, plan
+from ledger.books.batches import BatchWriter, Booked, Term
+from ledger.books.booking import Position, plan
+from ledger.books.database import Pool, PooledConnection, acquired, transaction
+from ledger.books.epochs import current_epochs
+from ledger.books.grants import Grant, grant_slice
+from ledger.books.ledger import Ledger
+from ledger.books.partitions import MonthKeeper
+from ledger.books.recovery import Recovered, open_epoch
+from ledger.books.terms import try_take
 from ledger.core.ids import shard_of
 from ledger.core.meters import Meter
-from ledger.counter_values import LedgerEvent
-from ledger.database import Pool, PooledConnection, acquired, transaction
-from ledger.epochs import current_epochs
-from ledger.grants import Grant, grant_slice
-from ledger.partitions import MonthKeeper
-from ledger.postgres import Ledger
-from ledger.recovery import Recovered, open_epoch
-from ledger.terms import try_take
+from ledger.counter.values import LedgerEvent
+from ledger.proof.audit import audit
 from tests.integration.ledger_world import migrated_pool, new_request_id
 
 NANO = {Meter.REQUEST: 1}

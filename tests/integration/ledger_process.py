@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ledger import batches, terms
-from ledger.batches import BatchWriter
+from ledger.books import batches, terms
+from ledger.books.batches import BatchWriter
+from ledger.books.database import open_pool
 from ledger.counter import CreditCounter
-from ledger.database import open_pool
-from ledger.reconcile import Reconciler, ShardReconciler
+from ledger.upkeep.reconcile import Reconciler, ShardReconciler
 
 STEPS: dict[str, tuple[Any, str, bool]] = {
     # step: class or module, what it calls, whether to die after it instead of before

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from ledger.books.database import Pool, open_pool, transaction
+from ledger.books.epochs import current_epochs
+from ledger.books.grants import Grant, grant_slice
+from ledger.books.ledger import Ledger
+from ledger.books.migrate import ledger_migrations, migrate
 from ledger.core.ids import request_id
 from ledger.core.meters import Meter
 from ledger.core.pricing import PriceCard, Quote, charge_nanos
 from ledger.counter import Admission, CreditCounter, Held, Level, Settlement
-from ledger.database import Pool, open_pool, transaction
-from ledger.epochs import current_epochs
-from ledger.escrow import EscrowPolicy
-from ledger.grants import Grant, grant_slice
-from ledger.migrate import ledger_migrations, migrate
-from ledger.postgres import Ledger
-from ledger.reconcile import Reconciler
+from ledger.upkeep.escrow import EscrowPolicy
+from ledger.upkeep.reconcile import Reconciler
 
 ORG = "org_aaaaaaaaaaaa"
 ENDPOINT = "ep_aaaaaaaaaaaa"

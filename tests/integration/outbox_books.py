@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ledger.books.recovery import RecoveredOutcome
 from ledger.counter import Settlement
 from ledger.errors import LedgerRefused, LedgerUnavailable
-from ledger.recovery import RecoveredOutcome
 
 
 @dataclass

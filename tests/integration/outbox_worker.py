@@ -21,16 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ledger import segment_files
+from ledger.books.database import open_pool
+from ledger.books.epochs import current_epochs
+from ledger.books.partitions import MonthKeeper
 from ledger.core.meters import Meter
 from ledger.core.pricing import PriceCard, Quote, charge_nanos
 from ledger.counter import Admission, CounterUnavailable, CreditCounter, Held, Settlement
-from ledger.database import open_pool
-from ledger.epochs import current_epochs
-from ledger.journal import Journal
-from ledger.outbox import SettlementOutbox
-from ledger.outbox_books import LedgerBooks
-from ledger.partitions import MonthKeeper
+from ledger.outbox import SettlementOutbox, segment_files
+from ledger.outbox.books import LedgerBooks
+from ledger.outbox.journal import Journal
 from tests.integration.ledger_world import ENDPOINT, ORG, RATES, new_request_id
 
 STEPS: dict[str, tuple[Any, str, bool]] = {

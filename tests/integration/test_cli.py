@@ -19,11 +19,11 @@ import pytest
 from gateway.cli import main as cli_main
 from gateway.control import organizations
 from gateway.settings import Settings
+from ledger.books.database import open_pool
+from ledger.books.ledger import Ledger
 from ledger.core.meters import Meter
 from ledger.core.pricing import PriceCard, charge_nanos
 from ledger.counter import CreditCounter, Settlement
-from ledger.database import open_pool
-from ledger.postgres import Ledger
 from tests.integration.control_tools import connected, migrated_database
 from tests.integration.ledger_world import World, new_request_id
 from tests.services import FreshDatabase, PostgresService, RedisService, private_folder, remove

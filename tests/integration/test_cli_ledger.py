@@ -23,9 +23,9 @@ from redis.asyncio import Redis
 from gateway.cli import main as cli_main
 from gateway.control import organizations
 from gateway.settings import Settings
-from ledger.blocks import close_blocks
+from ledger.books.epochs import record_guardian_event, witness
 from ledger.core.meters import Meter
-from ledger.epochs import record_guardian_event, witness
+from ledger.proof.blocks import close_blocks
 from tests.integration.control_tools import connected, migrated_database
 from tests.integration.ledger_world import USD, World, opened_world, reconciling
 from tests.services import FreshRedis, PostgresService, RedisService

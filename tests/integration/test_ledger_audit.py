@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from ledger.audit import AuditReport, audit
+from ledger.books.recovery import book_recovered, release_due
 from ledger.core.meters import Meter
 from ledger.core.pricing import charge_nanos
 from ledger.counter import Beat, CreditCounter, Settlement
-from ledger.recovery import book_recovered, release_due
+from ledger.proof.audit import AuditReport, audit
 from tests.integration.ledger_books import Books, opened_books
 from tests.integration.ledger_world import ORG, USD, World, opened_world
 from tests.services import FreshDatabase, FreshRedis, RedisService

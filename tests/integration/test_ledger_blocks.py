@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from ledger.block_values import BEGIN, GENESIS, Head
-from ledger.blocks import BLOCKS_PER_TRANSACTION, ChainReport, close_blocks, newest_block, verify_chain
-from ledger.database import Pool
-from ledger.postgres import Ledger
-from ledger.summaries import summarize_transfers
+from ledger.books.database import Pool
+from ledger.books.ledger import Ledger
+from ledger.proof.block_values import BEGIN, GENESIS, Head
+from ledger.proof.blocks import BLOCKS_PER_TRANSACTION, ChainReport, close_blocks, newest_block, verify_chain
+from ledger.proof.summaries import summarize_transfers
 from tests.integration.ledger_world import migrated_pool, new_request_id
 from tests.services import FreshDatabase
 

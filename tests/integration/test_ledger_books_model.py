@@ -12,8 +12,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ledger.counter_values import LedgerEvent
-from ledger.recovery import CarriedBeat, Recovered, book_recovered, booked_holds, carry_holds, reap_carried, release_due
+from ledger.books.recovery import (
+    CarriedBeat,
+    Recovered,
+    book_recovered,
+    booked_holds,
+    carry_holds,
+    reap_carried,
+    release_due,
+)
+from ledger.counter.values import LedgerEvent
 from tests.integration.ledger_books import Books, opened_books
 from tests.integration.ledger_world import new_request_id
 from tests.services import FreshDatabase

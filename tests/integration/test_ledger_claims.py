@@ -8,8 +8,8 @@ from dataclasses import replace
 from redis.asyncio import Redis
 
 from ledger.counter import Claimed, Held, Recalled, Settled, UnknownHold
-from ledger.counter_words import settle_words
-from ledger.settlement_words import decode, encode
+from ledger.counter.words import settle_words
+from ledger.outbox.settlement_words import decode, encode
 from tests.integration.ledger_counters import ORG, admission, end, opened
 from tests.services import FreshRedis
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from redis.asyncio import Redis
 
-import ledger.collector
+import ledger.counter.collector
 from gateway.stack.embedded_redis import find_redis
 from ledger.counter import CounterUnavailable, CreditCounter, Held, Settled
 from tests.integration.ledger_counters import ORG, AnswerEater, admission, end, opened
@@ -313,7 +313,7 @@ async def test_too_much_at_once_is_refused_at_once(
     counter: CreditCounter, redis: RedisService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The queue is bounded: beyond it callers are told without waiting, and the others are served."""
-    monkeypatch.setattr(ledger.collector, "MAX_WAITING", 50)
+    monkeypatch.setattr(ledger.counter.collector, "MAX_WAITING", 50)
     answers = await asyncio.gather(
         *(counter.admit(admission(f"h{number}", fixed=1)) for number in range(80)), return_exceptions=True
     )

@@ -13,14 +13,14 @@ from itertools import pairwise
 import asyncpg
 import pytest
 
-from ledger.audit import audit
+from ledger.books.database import Pool
+from ledger.books.discounts import current_discounts
+from ledger.books.ledger import Ledger
 from ledger.core.meters import Meter
 from ledger.core.pricing import Quote, charge_nanos, discount_at
 from ledger.counter import Admission, Beat, Held, Settlement
-from ledger.database import Pool
-from ledger.discounts import current_discounts
 from ledger.errors import LedgerConflict, LedgerRefused
-from ledger.postgres import Ledger
+from ledger.proof.audit import audit
 from tests.integration.ledger_world import ENDPOINT, ORG, World, migrated_pool, new_request_id, opened_world
 from tests.services import FreshDatabase, FreshRedis
 

@@ -9,11 +9,9 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from ledger.core.ids import shard_of
-from ledger.epochs import current_epochs, never_used
-from ledger.errors import Fenced, LedgerUnavailable
-from ledger.postgres import Ledger
-from ledger.recovery import (
+from ledger.books.epochs import current_epochs, never_used
+from ledger.books.ledger import Ledger
+from ledger.books.recovery import (
     CarriedBeat,
     book_recovered,
     carry_holds,
@@ -23,7 +21,9 @@ from ledger.recovery import (
     witness,
     witnessed,
 )
-from ledger.terms import try_take
+from ledger.books.terms import try_take
+from ledger.core.ids import shard_of
+from ledger.errors import Fenced, LedgerUnavailable
 from tests.integration.ledger_books import Books, opened_books
 from tests.integration.ledger_world import migrated_pool, new_request_id
 from tests.services import FreshDatabase
@@ -157,8 +157,8 @@ async def test_many_organizations_are_frozen_in_pages(
     fresh_database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many there are, each organization of the shard is frozen once, and no other."""
-    monkeypatch.setattr("ledger.freezing.ORGANIZATIONS_AT_ONCE", 3)
-    monkeypatch.setattr("ledger.freezing.RELEASED_AT_ONCE", 2)
+    monkeypatch.setattr("ledger.books.freezing.ORGANIZATIONS_AT_ONCE", 3)
+    monkeypatch.setattr("ledger.books.freezing.RELEASED_AT_ONCE", 2)
     async with opened_books(fresh_database(), shards=2) as books:
         orgs = [f"org_{number}" for number in range(20)]
         for org in orgs:

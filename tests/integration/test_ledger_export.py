@@ -24,7 +24,7 @@ from gateway.cli.export_files import FORMATS, whole_file
 from gateway.control.database import Refused
 from ledger.core.meters import Meter
 from ledger.counter import Beat
-from ledger.export import SHEETS, Period, exporting
+from ledger.proof.export import SHEETS, Period, exporting
 from tests.integration.ledger_world import ORG, USD, World, opened_world
 from tests.services import FreshDatabase, FreshRedis
 
@@ -221,8 +221,8 @@ import asyncio, resource, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from gateway.cli.export_files import FORMATS, whole_file
-from ledger.database import open_pool
-from ledger.export import Period, exporting
+from ledger.books.database import open_pool
+from ledger.proof.export import Period, exporting
 async def main():
     pool = await open_pool(sys.argv[1], size=1)
     period = Period(datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from gateway.stack.embedded_postgres import EmbeddedPostgres
-from ledger.audit import audit
 from ledger.core.meters import Meter
 from ledger.core.pricing import Quote, charge_nanos
 from ledger.counter import Admission, CounterUnavailable, Held
+from ledger.proof.audit import audit
 from tests.integration.ledger_process import STEPS
 from tests.integration.ledger_world import ORG, USD, World, new_request_id, opened_world, reconciling
 from tests.services import FreshDatabase, FreshRedis, RedisService, private_folder, remove

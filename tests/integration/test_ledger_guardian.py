@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
-from ledger.audit import audit
+from ledger.books.recovery import Recovered, book_recovered
 from ledger.core.meters import Meter
 from ledger.core.pricing import Quote, charge_nanos
 from ledger.counter import Admission, CounterUnavailable, CreditCounter, OutOfCredit, Settled, UnknownHold
 from ledger.cover import Answer, Cover
 from ledger.follow import EpochFollower
-from ledger.recovery import Recovered, book_recovered
+from ledger.proof.audit import audit
 from tests.integration.ledger_world import ORG, USD, World, opened_world, reconciling
 from tests.services import FreshDatabase, FreshRedis, RedisService
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from ledger.journal import Journal, JournalLocked, JournalUnavailable
-from ledger.journal_format import _frame, frame_marks, frame_record
+from ledger.outbox.journal import Journal, JournalLocked, JournalUnavailable
+from ledger.outbox.journal_format import _frame, frame_marks, frame_record
 
 Opener = Callable[..., Awaitable[Journal]]
 
@@ -302,7 +302,7 @@ async def test_an_unreadable_segment_stops_no_start(open_journal: Opener) -> Non
 
 async def test_too_much_waiting_is_refused(open_journal: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for a slow disk is bounded."""
-    monkeypatch.setattr("ledger.journal.MAX_WAITING_BYTES", 10_000)
+    monkeypatch.setattr("ledger.outbox.journal.MAX_WAITING_BYTES", 10_000)
     journal = await open_journal()
     results = await asyncio.gather(*(journal.write(bytes(1000)) for _ in range(30)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, JournalUnavailable)]
@@ -323,7 +323,7 @@ async def test_what_did_not_fit_is_read_back(open_journal: Opener) -> None:
 WRITER = """
 import asyncio, os, sys
 from pathlib import Path
-from ledger.journal import Journal
+from ledger.outbox.journal import Journal
 
 async def main():
     journal = await Journal.open(Path(sys.argv[1]), wait_s=5, segment_bytes=20_000)

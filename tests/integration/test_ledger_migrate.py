@@ -9,8 +9,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from ledger.books.migrate import ledger_migrations, migrate, read_folder
 from ledger.errors import MigrationError
-from ledger.migrate import ledger_migrations, migrate, read_folder
 from tests.services import FreshDatabase
 
 

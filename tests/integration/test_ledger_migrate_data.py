@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ledger.migrate import ledger_migrations, migrate
+from ledger.books.migrate import ledger_migrations, migrate
 from tests.integration.ledger_world import new_request_id
 from tests.services import FreshDatabase
 

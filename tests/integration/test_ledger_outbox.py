@@ -16,10 +16,10 @@ import pytest
 
 from ledger.core.pricing import Quote
 from ledger.counter import Admission, CounterUnavailable, CreditCounter, Held, Recalled, Settlement
-from ledger.counter_words import MAX_INFO_BYTES, MAX_OUTCOME_LETTERS
-from ledger.journal import Journal
+from ledger.counter.words import MAX_INFO_BYTES, MAX_OUTCOME_LETTERS
 from ledger.outbox import OutboxUnavailable, SettlementOutbox
-from ledger.set_aside import UNREADABLE_FILE
+from ledger.outbox.journal import Journal
+from ledger.outbox.set_aside import UNREADABLE_FILE
 from tests.integration.outbox_books import PaperBooks
 from tests.services import FreshRedis, RedisService
 
@@ -302,7 +302,7 @@ import asyncio, itertools, os, sys
 from pathlib import Path
 from ledger.core.pricing import Quote
 from ledger.counter import Admission, CounterUnavailable, CreditCounter, Held, Settlement
-from ledger.journal import Journal
+from ledger.outbox.journal import Journal
 from ledger.outbox import SettlementOutbox
 
 url, folder, told_path, life = sys.argv[1:]

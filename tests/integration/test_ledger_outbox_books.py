@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from ledger.audit import audit
+from ledger.books.database import open_pool
+from ledger.books.partitions import MonthKeeper
 from ledger.core.meters import Meter
 from ledger.core.pricing import charge_nanos
 from ledger.counter import CounterUnavailable, CreditCounter, Settlement
-from ledger.database import open_pool
 from ledger.follow import EpochFollower
-from ledger.journal import Journal
 from ledger.outbox import SettlementOutbox
-from ledger.outbox_books import LedgerBooks
-from ledger.partitions import MonthKeeper
+from ledger.outbox.books import LedgerBooks
+from ledger.outbox.journal import Journal
+from ledger.proof.audit import audit
 from tests.integration.ledger_world import ORG, USD, World, new_request_id, opened_world, reconciling
 from tests.integration.outbox_worker import STEPS
 from tests.integration.tcp_proxy import TcpProxy

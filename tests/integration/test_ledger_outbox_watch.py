@@ -15,9 +15,9 @@ import pytest
 
 from ledger.core.pricing import Quote
 from ledger.counter import Admission, CreditCounter, Held, Settlement
-from ledger.journal import Journal
 from ledger.outbox import SettlementOutbox
-from ledger.set_aside import UNREADABLE_FILE
+from ledger.outbox.journal import Journal
+from ledger.outbox.set_aside import UNREADABLE_FILE
 from tests.integration.outbox_books import PaperBooks
 from tests.services import FreshRedis, RedisService
 

@@ -10,15 +10,15 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from ledger.books.database import Pool, open_pool, transaction
+from ledger.books.grants import Grant, grant_slice
+from ledger.books.ledger import Ledger
+from ledger.books.partitions import time_of_ms
 from ledger.core.ids import request_id
 from ledger.core.meters import Meter
 from ledger.core.money import MAX_GRANT_NANOS, MAX_NANOS
-from ledger.counter_values import GrantVerdict
-from ledger.database import Pool, open_pool, transaction
+from ledger.counter.values import GrantVerdict
 from ledger.errors import LedgerConflict, LedgerNotMigrated, LedgerRefused, LedgerUnavailable, UnknownAccount
-from ledger.grants import Grant, grant_slice
-from ledger.partitions import time_of_ms
-from ledger.postgres import Ledger
 from tests.integration.ledger_world import migrated_pool
 from tests.services import FreshDatabase
 

@@ -13,17 +13,17 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from ledger import batches
-from ledger.audit import audit
-from ledger.booking import plan
+from ledger.books import batches
+from ledger.books.booking import plan
+from ledger.books.partitions import MonthKeeper
+from ledger.books.terms import try_take
 from ledger.core.meters import Meter
 from ledger.core.money import MAX_GRANT_NANOS
 from ledger.core.pricing import charge_nanos
 from ledger.counter import Beat, Settled, Settlement
-from ledger.drift import DriftWatch
 from ledger.errors import Fenced
-from ledger.partitions import MonthKeeper
-from ledger.terms import try_take
+from ledger.proof.audit import audit
+from ledger.proof.drift import DriftWatch
 from tests.integration.ledger_world import ORG, USD, World, grant_only, new_request_id, opened_world, reconciling
 from tests.services import FreshDatabase, FreshRedis, RedisService
 

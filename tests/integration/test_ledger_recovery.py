@@ -8,11 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from ledger.audit import audit
-from ledger.core.ids import request_id
-from ledger.errors import LedgerUnavailable
-from ledger.recovered import book_locked
-from ledger.recovery import (
+from ledger.books.recovered import book_locked
+from ledger.books.recovery import (
     CarriedBeat,
     Recovered,
     book_recovered,
@@ -21,6 +18,9 @@ from ledger.recovery import (
     reap_carried,
     release_due,
 )
+from ledger.core.ids import request_id
+from ledger.errors import LedgerUnavailable
+from ledger.proof.audit import audit
 from tests.integration.ledger_books import Books, opened_books
 from tests.integration.ledger_world import new_request_id
 from tests.services import FreshDatabase

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ledger.counter import CounterUnavailable, CreditCounter
-from ledger.shard_door import ShardDoor
+from ledger.counter.door import ShardDoor
 from tests.integration.ledger_counters import ORG, admission, opened
 from tests.services import FreshRedis
 

@@ -12,7 +12,7 @@ from ledger.core.meters import Meter
 from ledger.core.pricing import charge_nanos
 from ledger.counter import Beat
 from ledger.errors import UnknownAccount
-from ledger.statement import Statement, statement
+from ledger.proof.statement import Statement, statement
 from tests.integration.ledger_world import ENDPOINT, ORG, USD, World, opened_world
 from tests.services import FreshDatabase, FreshRedis
 

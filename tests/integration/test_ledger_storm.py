@@ -7,8 +7,8 @@ import os
 import random
 from collections.abc import Awaitable, Callable
 
-from ledger.database import translated
-from ledger.recovery import CarriedBeat, Recovered, book_recovered, carry_holds, reap_carried, release_due
+from ledger.books.database import translated
+from ledger.books.recovery import CarriedBeat, Recovered, book_recovered, carry_holds, reap_carried, release_due
 from tests.integration.ledger_books import Books, opened_books
 from tests.integration.ledger_world import new_request_id
 from tests.services import FreshDatabase

@@ -13,11 +13,11 @@ from typing import TypeVar
 import pytest
 
 from gateway.stack.processes import free_port
-from ledger.collector import SCRIPT_SHA, meta_key
 from ledger.core.ids import shard_of
 from ledger.counter import Beat, CounterUnavailable, CreditCounter, Extended, Held, OutOfCredit, Settled, Voided
-from ledger.redis_link import RedisLink, pack
-from ledger.redis_topology import slot_of
+from ledger.counter.collector import SCRIPT_SHA, meta_key
+from ledger.counter.link import RedisLink, pack
+from ledger.counter.topology import slot_of
 from tests.integration.ledger_counters import admission, end, opened
 from tests.integration.tcp_proxy import TcpProxy
 from tests.redis_cluster import PASSWORD, Cluster, TestServer, cluster, servers, until, watched

@@ -21,10 +21,10 @@ from gateway.core.ports import StateUnavailable, StateView
 from gateway.core.state import EndpointStatus, Key, Limits, Scope
 from gateway.edges import state_feed, state_rows
 from gateway.edges.state_feed import FeedOptions, StateFeed
+from ledger.books.database import Pool, open_pool
+from ledger.books.discounts import end_discount, set_discount
+from ledger.books.prices import set_price
 from ledger.core.meters import Meter
-from ledger.database import Pool, open_pool
-from ledger.discounts import end_discount, set_discount
-from ledger.prices import set_price
 from tests.integration.control_tools import AnyConnection, connected, migrated_database
 from tests.integration.tcp_proxy import TcpProxy
 from tests.services import FreshDatabase, PostgresService

@@ -19,9 +19,9 @@ import trustme
 
 from gateway.edges.state_feed import StateFeed
 from gateway.stack.prepare import migrate_all
+from ledger.books.ledger import Ledger, open_pool
 from ledger.counter import CounterUnavailable, CreditCounter
 from ledger.errors import LedgerError
-from ledger.postgres import Ledger, open_pool
 from tests.services import FreshDatabase
 
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")

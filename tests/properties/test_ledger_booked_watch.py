@@ -8,7 +8,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.booked_watch import MOST_PAUSE_S, BookedWatch, Unbooked
+from ledger.outbox.booked_watch import MOST_PAUSE_S, BookedWatch, Unbooked
 
 ANYWHERE = cast(Any, None)  # the shelf is only handed through
 

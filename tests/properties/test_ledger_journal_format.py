@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.core.number_set import NumberSet
-from ledger.journal_format import MAX_PAYLOAD_BYTES, _frame, frame_marks, frame_record, read_segment
+from ledger.outbox.journal_format import MAX_PAYLOAD_BYTES, _frame, frame_marks, frame_record, read_segment
 
 # Payloads that look like frames themselves are the hard ones.
 payloads = st.one_of(st.binary(max_size=60), st.just(frame_record(7, b"inner")), st.just(b"\xf5PJ\x01" * 3))

@@ -33,12 +33,12 @@ from gateway.settings import Settings
 from gateway.stack.environment import environment_of
 from gateway.stack.prepare import migrate_all, open_ledger
 from gateway.stack.processes import Child, Spec, free_port, lock_holder, tail
-from ledger.audit import AuditReport, audit
+from ledger.books.database import Pool, open_pool
+from ledger.books.ledger import Ledger
 from ledger.core.meters import Meter
 from ledger.core.pricing import PriceCard
 from ledger.counter import AccountState, CreditCounter
-from ledger.database import Pool, open_pool
-from ledger.postgres import Ledger
+from ledger.proof.audit import AuditReport, audit
 from tests.services import PostgresService, RedisService, private_folder, remove, run_apart, run_here
 from tests.system.wire import Answer, ask
 

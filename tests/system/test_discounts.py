@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from ledger.books.discounts import end_discount, set_discount
 from ledger.core.meters import Meter
 from ledger.core.pricing import Discount
-from ledger.discounts import end_discount, set_discount
 from tests.system.harness import Gateway, Tenant, chat_body
 from tests.system.wire import Answer
 

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import pytest
 
+from ledger.books.ledger import Ledger
 from ledger.core.meters import Meter
-from ledger.postgres import Ledger
 from tests.system.harness import Gateway, Tenant, chat_body, receipt_of
 from tests.system.wire import Answer, ask, connected, read_answer, request_bytes
 

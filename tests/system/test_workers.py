@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 
+from ledger.books.ledger import Ledger
 from ledger.core.meters import Meter
-from ledger.postgres import Ledger
 from tests.services import PostgresService
 from tests.system.harness import Gateway, Tenant, receipt_of, running_gateway
 from tests.system.wire import Answer

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.booking import (
+from ledger.books.booking import (
     METER_COLUMNS,
     STAGED_COLUMNS,
     Position,
@@ -21,10 +21,10 @@ from ledger.booking import (
     quarantine,
     row_of,
 )
+from ledger.books.partitions import month_of, months_ahead, time_of_ms
 from ledger.core.ids import request_id
 from ledger.core.meters import Meter
-from ledger.counter_values import LedgerEvent
-from ledger.partitions import month_of, months_ahead, time_of_ms
+from ledger.counter.values import LedgerEvent
 
 NOW_MS = 1_795_371_461_270
 HOLD = request_id(NOW_MS, bytes(range(10)))

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.core.money import MAX_GRANT_NANOS
-from ledger.counter_values import LedgerEvent, Level
-from ledger.escrow import FORGET_AFTER_S, SPEND_MEMORY_S, EscrowPolicy, SpendMeter
+from ledger.counter.values import LedgerEvent, Level
+from ledger.upkeep.escrow import FORGET_AFTER_S, SPEND_MEMORY_S, EscrowPolicy, SpendMeter
 
 POLICY = EscrowPolicy(slice_nanos=1000, horizon_s=10.0, idle_s=60.0)
 

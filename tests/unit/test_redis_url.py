@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import settings
-from ledger.redis_link import RedisLink
-from ledger.redis_topology import slot_of
-from ledger.redis_url import read_redis_url
+from ledger.counter.link import RedisLink
+from ledger.counter.topology import slot_of
+from ledger.counter.url import read_redis_url
 
 
 def test_a_url_of_one_server() -> None:

@@ -1,1 +1,1 @@
-"""Migrations of the schema ``control``; applied by ``ledger.migrate``."""
+"""Migrations of the schema ``control``; applied by ``ledger.books.migrate``."""

@@ -66,7 +66,7 @@ def hook_worker() -> None:
     from gateway.dataplane import pipeline
     from gateway.dataplane.relay import Relay
     from ledger.counter import CreditCounter, Held
-    from ledger.journal import Journal
+    from ledger.outbox.journal import Journal
 
     witness = os.open(f"{FOLDER}/witness", os.O_WRONLY)  # a pipe
     admit = pipeline.admit
@@ -109,29 +109,29 @@ def hook_worker() -> None:
 
 def hook_reconciler() -> None:
     import gateway.stack.reconciler  # noqa: F401 - everything a reconciler consists of
-    import ledger.guardian
-    import ledger.reconcile
-    import ledger.shard_door
-    import ledger.terms
-    from ledger.batches import BatchWriter
-    from ledger.reconcile import ShardReconciler
+    import ledger.books.terms
+    import ledger.counter.door
+    import ledger.upkeep.guardian
+    import ledger.upkeep.reconcile
+    from ledger.books.batches import BatchWriter
+    from ledger.upkeep.reconcile import ShardReconciler
 
     # A paused leader shall be followed within seconds.
-    ledger.terms.LEASE_S, ledger.terms.RENEW_S = LEASE_S, RENEW_S
-    if hasattr(ledger.reconcile, "RENEW_S"):
-        ledger.reconcile.RENEW_S = RENEW_S
+    ledger.books.terms.LEASE_S, ledger.books.terms.RENEW_S = LEASE_S, RENEW_S
+    if hasattr(ledger.upkeep.reconcile, "RENEW_S"):
+        ledger.upkeep.reconcile.RENEW_S = RENEW_S
 
-    after(ledger.shard_door.ShardDoor, "fence", "guardian-fenced")
-    after(ledger.guardian, "open_epoch", "guardian-renewed")
-    after(ledger.shard_door.ShardDoor, "open", "guardian-opened")
-    change = ledger.shard_door.ShardDoor._change
-    steps = {getattr(ledger.shard_door, f"_{step.upper()}"): step for step in GUARDIAN_STEPS}
+    after(ledger.counter.door.ShardDoor, "fence", "guardian-fenced")
+    after(ledger.upkeep.guardian, "open_epoch", "guardian-renewed")
+    after(ledger.counter.door.ShardDoor, "open", "guardian-opened")
+    change = ledger.counter.door.ShardDoor._change
+    steps = {getattr(ledger.counter.door, f"_{step.upper()}"): step for step in GUARDIAN_STEPS}
 
     def stalling(self, generation, script, keys, *words):
         stall(f"guardian-{steps[script]}")
         return change(self, generation, script, keys, *words)
 
-    ledger.shard_door.ShardDoor._change = stalling
+    ledger.counter.door.ShardDoor._change = stalling
     before(BatchWriter, "_transaction", "before-copy")
     after(BatchWriter, "_move_checkpoint", "before-commit")
     before(ShardReconciler, "_trim", "before-trim")

@@ -1,0 +1,1 @@
+"""What shows that the money is right, to operators, accountants and auditors."""
