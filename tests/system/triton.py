@@ -45,7 +45,11 @@ class TritonService:
         parameters: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.server = TritonServer(folder, environment, models=models, parameters=parameters)
-        run_here(self.server.start())
+        try:
+            run_here(self.server.start())
+        except BaseException:
+            remove(folder)
+            raise
 
     @property
     def grpc_url(self) -> str:
@@ -179,7 +183,8 @@ def start_triton() -> Iterator[StartTriton]:
     started: list[TritonService] = []
 
     def start(**options: Any) -> TritonService:
-        started.append(TritonService(private_folder("triton"), triton_environment(), **options))
+        environment = triton_environment()
+        started.append(TritonService(private_folder("triton"), environment, **options))
         return started[-1]
 
     yield start
