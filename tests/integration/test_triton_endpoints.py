@@ -16,7 +16,7 @@ from backends.triton_backend import TritonAddress
 from gateway.control import database, endpoints, organizations
 from gateway.control.endpoints import NewBackend, NewEndpoint
 from gateway.edges.state_rows import read_endpoints
-from ledger.database import open_pool
+from ledger.books.database import open_pool
 from tests.integration.control_tools import AnyConnection, connected, migrated_database
 from tests.services import PostgresService
 
