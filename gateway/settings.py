@@ -20,7 +20,9 @@ class SettingsError(ValueError):
     """A setting is wrong; the text is a sentence for the operator."""
 
 
-BARE_NAMES = frozenset({"host", "port", "admin_port", "data_dir", "workers", "database_url", "redis_url"})
+BARE_NAMES = frozenset(
+    {"host", "port", "admin_port", "data_dir", "model_folders", "workers", "database_url", "redis_url"}
+)
 
 
 def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:

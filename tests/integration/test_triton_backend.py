@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from backends.triton_control import TritonControl
 from backends.wire.allowance import WAIT
 from backends.wire.failure import BackendFailure, FailureCode, Phase, Unsupported
 from backends.wire.usage import TokenUsage
@@ -236,6 +237,26 @@ async def test_a_dead_stub_is_found_out(start_triton: StartTriton) -> None:
         async with asyncio.timeout(60):
             while not await backend.probe(2.0):
                 await asyncio.sleep(0.2)
+        assert (await ask(backend, request("x"))).failure is None
+
+
+async def test_the_probe_believes_no_readiness_after_a_silence(start_triton: StartTriton) -> None:
+    """A model that was silent for too long has to say a word before it counts as well, whatever its server says."""
+    server = start_triton(models=["ensemble", "inspect"])
+    async with TritonControl(server.grpc_url) as control, backend_at(server.url("ensemble"), idle_s=1.0) as backend:
+        assert (await ask(backend, request("x"))).failure is None
+        assert await backend.probe(2.0)
+        server.kill_stub("ensemble")
+        assert await backend.probe(2.0)
+        told = await ask(backend, request("x"))
+        assert told.failure is not None
+        assert told.failure.code is FailureCode.TIMEOUT
+        assert await control.is_ready("ensemble")
+        assert not await backend.probe(1.0)
+        await control.load("ensemble", timeout_s=60)
+        async with asyncio.timeout(30):
+            while not await backend.probe(2.0):
+                await asyncio.sleep(0.1)
         assert (await ask(backend, request("x"))).failure is None
 
 
