@@ -18,7 +18,9 @@ _LONG_ID = "call_0123456789abcdef"
 _SHORT_ID = "a1b2c3d4e"
 _USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 _ASSISTANT: dict[str, Any] = {"role": "assistant", "content": "Yes"}
-_PARTS: list[dict[str, Any]] = [{"type": "text", "text": _SAID}]
+_MORE = "qzxmore"
+_PARTS: list[dict[str, Any]] = [{"type": "text", "text": _SAID}, {"type": "text", "text": _MORE}]
+"""Two, since some templates write only the first."""
 _TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -46,8 +48,8 @@ def probe(template: CompiledTemplate, special_tokens: Mapping[str, str]) -> Mess
         except Exception:  # whatever a template can do wrong
             return None
 
-    plain = _roles(write, _SAID)
-    parted = _roles(write, _PARTS)
+    plain = _roles(write, _SAID, (_SAID,))
+    parted = _roles(write, _PARTS, (_SAID, _MORE))
     if "user" not in plain | parted:
         raise BrokenTemplate(
             "The chat template can't write what a user says: check that the file is the one that came with the model."
@@ -56,7 +58,7 @@ def probe(template: CompiledTemplate, special_tokens: Mapping[str, str]) -> Mess
     with_tools = write([user], [_TOOL])
     calls = _calls(write, user)
     results = bool(calls) and _SAID in (write([user, _calling(**calls), _result(calls["called"], _SAID)]) or "")
-    parts = bool(calls) and _is_clean(write([user, _calling(**calls), _result(calls["called"], _PARTS)]))
+    parts = bool(calls) and _is_clean(write([user, _calling(**calls), _result(calls["called"], _PARTS)]), _SAID, _MORE)
     return MessageForm(
         plain=plain | {"tool"} if results else plain,
         parted=parted | {"tool"} if parts else parted,
@@ -69,7 +71,7 @@ def probe(template: CompiledTemplate, special_tokens: Mapping[str, str]) -> Mess
     )
 
 
-def _roles(write: Write, content: Any) -> frozenset[str]:
+def _roles(write: Write, content: Any, said: Sequence[str]) -> frozenset[str]:
     """The roles whose content may be like this."""
     conversations = {
         "user": [{"role": "user", "content": content}],
@@ -77,9 +79,9 @@ def _roles(write: Write, content: Any) -> frozenset[str]:
         "developer": [{"role": "developer", "content": content}, _USER],
         "assistant": [_USER, {"role": "assistant", "content": content}, _USER],
     }
-    if not _is_clean(write([_USER], None), said="Hi"):  # takes no text at all
+    if not _is_clean(write([_USER], None), "Hi"):  # takes no text at all
         conversations = {role: [_in_parts(message) for message in told] for role, told in conversations.items()}
-    return frozenset(role for role, told in conversations.items() if _is_clean(write(told, None)))
+    return frozenset(role for role, told in conversations.items() if _is_clean(write(told, None), *said))
 
 
 def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,14 +90,15 @@ def _in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
     return dict(message)
 
 
-def _is_clean(written: str | None, said: str = _SAID) -> bool:
-    """What was said stands there, and not as the code of a list."""
-    return written is not None and said in written and "'type'" not in written and '"type"' not in written
+def _is_clean(written: str | None, *said: str) -> bool:
+    """All that was said stands there, and not as the code of a list."""
+    if written is None or "'type'" in written or '"type"' in written:
+        return False
+    return all(text in written for text in said)
 
 
 def _calls(write: Write, user: Mapping[str, Any]) -> dict[str, Any]:
     """The first way of writing a tool call that the template takes, empty if there is none."""
-    plain = write([user], None) or ""
     for called in (_LONG_ID, _SHORT_ID):
         for arguments in ({_KEY: _SAID}, f'{{"{_KEY}": "{_SAID}"}}'):
             for content in ("", None):
@@ -104,7 +107,7 @@ def _calls(write: Write, user: Mapping[str, Any]) -> dict[str, Any]:
                 if written is None or _KEY not in written or _SAID not in written:
                     continue
                 is_code = f"'{_KEY}'" in written or f'\\"{_KEY}\\"' in written
-                if not is_code and written.count("None") <= plain.count("None"):
+                if not is_code:
                     return way
     return {}
 

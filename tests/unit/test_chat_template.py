@@ -32,7 +32,8 @@ CALLING: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [
 RESULT: dict[str, Any] = {"role": "tool", "tool_call_id": CALL_ID, "content": "rain"}
 PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 PARTS_ONLY = (
-    "{% for m in messages %}[{{ m.role }}]{% for p in m['content'] %}{{ p.text if p.type == 'text' }}|{% endfor %}"
+    "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ raise_exception('Parts!') }}{% endif %}"
+    "{% for p in m['content'] %}{{ p.text if p.type == 'text' }}|{% endfor %}"
     "{% endfor %}"
 )
 
@@ -151,7 +152,8 @@ def test_parts_stay_parts_for_a_template_of_parts() -> None:
     """A template that goes through parts gets each of them, and a text as the one part it is."""
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     only = custom(PARTS_ONLY)
-    assert only.render([{"role": "user", "content": parts}, USER]) == "[user]one|two|[user]Hello <you>|"
+    told = [SYSTEM, {"role": "user", "content": parts}, {"role": "assistant", "content": "Hi."}]
+    assert only.render(told) == "[system]Be brief.|[user]one|two|[assistant]Hi.|"
     both = [{"role": "user", "content": parts}]
     assert template("gemma").render(both) == ("<bos><start_of_turn>user\nonetwo<end_of_turn>\n<start_of_turn>model\n")
 
@@ -194,6 +196,22 @@ def test_arguments_stay_text_where_the_template_joins_text() -> None:
     assert prompt == '[user]Hello <you>CALL look_up {"city":"Köln <1>"}[tool]rain'
     empty = {**CALL, "function": {"name": "look_up", "arguments": ""}}
     assert "CALL look_up {}" in custom(source).render([USER, {**CALLING, "tool_calls": [empty]}])
+
+
+def test_arguments_are_never_written_as_python() -> None:
+    """A template that just writes the arguments gets text, since an object would be written as Python has it."""
+    source = (
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}:"
+        "{{ c.function.arguments }}{% endfor %}{% endfor %}"
+    )
+    assert custom(source).render([USER, CALLING, RESULT]) == 'Hello <you>look_up:{"city":"Köln <1>"}rain'
+
+
+def test_no_part_is_left_out_by_a_template_that_reads_only_the_first() -> None:
+    """Parts are joined for a template that would write one of them and leave out the rest."""
+    first = custom("{% for m in messages %}{{ m.content if m.content is string else m.content[0].text }}{% endfor %}")
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert first.render([{"role": "user", "content": parts}]) == "one\ntwo"
 
 
 def test_a_call_without_words_is_told_by_null_where_the_template_asks_for_it() -> None:
@@ -430,11 +448,11 @@ def test_the_dialect_of_hugging_face() -> None:
     source = (
         "{% for m in messages + messages %}\n    {% if loop.index > messages | length %}\n        {% break %}\n"
         "    {% endif %}\n    {% generation %}\n{{ m.content }}\n    {% endgeneration %}\n{% endfor %}\n"
-        "{{ {'b': '<ü>', 'a': [1, 2]} | tojson }}{{ {'a': 1} | tojson(indent=2) }}"
+        "{{ documents is none and tools is none }}{{ {'b': '<ü>', 'a': [1, 2]} | tojson }}{{ {'a': 1} | tojson(indent=2) }}"
         "{{ {'b': 1, 'a': 2} | tojson(separators=(',', ':'), sort_keys=true) }}{{ 'ü' | tojson(ensure_ascii=true) }}"
     )
     assert custom(source).render([USER, USER]) == (
-        'Hello <you>\nHello <you>\n{"b": "<ü>", "a": [1, 2]}{\n  "a": 1\n}{"a":2,"b":1}"\\u00fc"'
+        'Hello <you>\nHello <you>\nTrue{"b": "<ü>", "a": [1, 2]}{\n  "a": 1\n}{"a":2,"b":1}"\\u00fc"'
     )
 
 
