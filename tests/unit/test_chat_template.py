@@ -448,7 +448,8 @@ def test_the_dialect_of_hugging_face() -> None:
     source = (
         "{% for m in messages + messages %}\n    {% if loop.index > messages | length %}\n        {% break %}\n"
         "    {% endif %}\n    {% generation %}\n{{ m.content }}\n    {% endgeneration %}\n{% endfor %}\n"
-        "{{ documents is none and tools is none }}{{ {'b': '<ü>', 'a': [1, 2]} | tojson }}{{ {'a': 1} | tojson(indent=2) }}"
+        "{{ documents is none and tools is none }}{{ {'b': '<ü>', 'a': [1, 2]} | tojson }}"
+        "{{ {'a': 1} | tojson(indent=2) }}"
         "{{ {'b': 1, 'a': 2} | tojson(separators=(',', ':'), sort_keys=true) }}{{ 'ü' | tojson(ensure_ascii=true) }}"
     )
     assert custom(source).render([USER, USER]) == (
