@@ -39,6 +39,9 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._added = {number: token.content for number, token in self._tokenizer.get_added_tokens_decoder().items()}
+        self.beginning = self._beginning()
+        """What an engine that encodes a plain text puts before it. A prompt that has it already, as those of most chat
+        templates do, would begin with it twice: such a prompt is sent without."""
 
     def count(self, text: str, *, add_special_tokens: bool) -> int:
         """How many tokens a text is.
@@ -59,3 +62,9 @@ class TextTokenizer:
         if self._tokenizer.id_to_token(token) is None:
             return None
         return self._tokenizer.decode([token], skip_special_tokens=False)
+
+    def _beginning(self) -> str:
+        bare = self._tokenizer.encode("a", add_special_tokens=False).ids
+        whole = self._tokenizer.encode("a", add_special_tokens=True).ids
+        added = next((at for at in range(len(whole)) if bare and whole[at : at + len(bare)] == bare), 0)
+        return "".join(self.text_of(token) or "" for token in whole[:added])

@@ -40,6 +40,18 @@ def test_a_prompt_has_its_beginning_once(name: str) -> None:
     assert ids[: len(begins)] == begins
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_prompt_without_its_beginning_gets_it_from_the_engine(name: str) -> None:
+    """What an engine adds by itself can be left out of a prompt: it then reads the very prompt that was written."""
+    form = FORMATS[name]
+    prompt = ChatTemplate(form.template, special_tokens=form.special_tokens).render([{"role": "user", "content": "hi"}])
+    tokenizer, library = TextTokenizer(tokenizer_json(name)), Tokenizer.from_str(tokenizer_json(name))
+    assert tokenizer.beginning == (form.bos or "")
+    sent = prompt.removeprefix(tokenizer.beginning)
+    assert library.encode(sent).ids == library.encode(prompt, add_special_tokens=False).ids
+    assert tokenizer.count(sent, add_special_tokens=True) == tokenizer.count(prompt, add_special_tokens=False)
+
+
 def test_a_files_own_bounds_change_no_count() -> None:
     """Truncation and padding left over from training don't make a long text short, nor a short one long."""
     written = json.loads(tokenizer_json("chatml"))
