@@ -82,11 +82,9 @@ class TritonModel:
         self._count: Callable[[str], int] | None = (
             partial(tokenizer.count, add_special_tokens=False) if tokenizer is not None else None
         )
-        self._begin = ""
-        if folder is not None and folder.template is not None and adds_begin:
-            # What the server's tokenizer writes before every text must not be written twice.
-            does = tokenizer is not None and tokenizer.count("", add_special_tokens=True) > 0
-            self._begin = folder.template.begin_text if does else ""
+        self._adds_begin = adds_begin
+        # What the server's tokenizer puts before every text must not stand there twice.
+        self._begin = tokenizer.beginning if tokenizer is not None and adds_begin else ""
 
     def prepare(self, request: InferenceRequest) -> PreparedRequest:
         """Write the prompt and the tensors of a request.
@@ -96,7 +94,8 @@ class TritonModel:
             BackendFailure: the prompt does not fit, or the operator gave no folder to write it with.
         """
         prompt = self._prompt(request)
-        prompt_tokens = self._prompt_tokens(prompt, request.kind)
+        text = prompt.removeprefix(self._begin) if request.kind is Kind.CHAT else prompt
+        prompt_tokens = self._prompt_tokens(text)
         sampling = read_sampling(
             request.body,
             request.kind,
@@ -106,7 +105,6 @@ class TritonModel:
         )
         self.dialect.check(sampling)
         # Asked as a stream always: silence shows then, a stop text ends the work, and a hang-up reaches the model.
-        text = prompt.removeprefix(self._begin) if request.kind is Kind.CHAT else prompt
         inputs = self.dialect.encode(text, sampling, stream=True)
         return PreparedRequest(inputs, sampling, prompt_tokens, self._reasoning(prompt))
 
@@ -124,9 +122,14 @@ class TritonModel:
             stop=(*prepared.sampling.stop, *ends),
             tools=folder.tool_style if folder is not None else None,
             reasoning=prepared.reasoning,
-            count=self._count,
+            count=self._counter(prepared.sampling.max_tokens),
             allow=allow,
         )
+
+    def _counter(self, most: int) -> Callable[[str], int] | None:
+        """Counts the tokens of a text. No engine made more than it was told to, however its tokens join again."""
+        count = self._count
+        return None if count is None else lambda text: min(count(text), most)
 
     # -- the prompt ----------------------------------------------------------------------------------------------------
 
@@ -157,12 +160,12 @@ class TritonModel:
             raise Unsupported("tools", "are not possible with this model")
         return folder.template.render(body["messages"], tools=tools, options=_options(body))
 
-    def _prompt_tokens(self, prompt: str, kind: Kind) -> int | None:
-        """Their number, if there is a tokenizer. A chat template writes the special tokens itself."""
+    def _prompt_tokens(self, text: str) -> int | None:
+        """How many the server makes of a text, if there is a tokenizer to tell."""
         tokenizer = self._folder.tokenizer if self._folder is not None else None
         if tokenizer is None:
             return None
-        return tokenizer.count(prompt, add_special_tokens=kind is not Kind.CHAT)
+        return tokenizer.count(text, add_special_tokens=self._adds_begin)
 
     def _max_tokens(self, asked: int | None, prompt: str, prompt_tokens: int | None) -> int:
         if prompt_tokens is None:

@@ -50,11 +50,6 @@ class ChatTemplate:
         self._tools = self._plain if tool_source is None else _Variant(tool_source, self._special_tokens, now)
 
     @property
-    def begin_text(self) -> str:
-        """The text of the token that begins a text, which the template writes if the model wants it; may be empty."""
-        return self._special_tokens.get("bos_token", "")
-
-    @property
     def form(self) -> MessageForm:
         """What the template takes from a request without tools."""
         return self._plain.form

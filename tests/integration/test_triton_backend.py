@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from backends.triton_backend import TritonBackend
 from backends.triton_control import TritonControl
+from backends.triton_limits import TritonLimits
 from backends.wire.allowance import WAIT
 from backends.wire.failure import BackendFailure, FailureCode, Phase, Unsupported
+from backends.wire.request import Kind
 from backends.wire.usage import TokenUsage
 from tests.integration.triton_tools import Told, ask, backend_at, begun, request
+from tests.models.folders import write_model_folder
+from tests.models.formats import FORMATS
 from tests.system.triton import LANGUAGE_MODELS, StartTriton, TritonService, sim
 
 INTERFACES = pytest.mark.parametrize("model", LANGUAGE_MODELS)
@@ -275,3 +282,26 @@ async def test_a_killed_server_breaks_its_streams_and_comes_back(start_triton: S
             while not await backend.probe(2.0):
                 await asyncio.sleep(0.2)
         assert (await ask(backend, request("x"))).failure is None
+
+
+@pytest.mark.parametrize("name", FORMATS)
+async def test_a_prompt_begins_once(triton_server: TritonService, tmp_path: Path, name: str) -> None:
+    """What the server's tokenizer puts before every text is not sent, so that the model reads it once."""
+    write_model_folder(tmp_path / name, name)
+    folders = (str(tmp_path / name),)
+    url, tag = triton_server.url("vllm"), f"begin-{name}"
+    backend = TritonBackend(url, model="m", context_tokens=4096, folders=folders, limits=TritonLimits())
+    asked = replace(
+        request("-"),
+        kind=Kind.CHAT,
+        body={"messages": [{"role": "user", "content": f"Hi {sim(tag=tag, tokens=2)}"}], "max_tokens": 5},
+    )
+    try:
+        told = await ask(backend, asked)
+    finally:
+        await backend.close()
+    assert told.failure is None
+    record = await asyncio.to_thread(triton_server.request, "vllm", tag)
+    [prompt] = record["inputs"]["text_input"]["data"]
+    assert "Hi " in prompt
+    assert not FORMATS[name].bos or not prompt.startswith(FORMATS[name].bos)
