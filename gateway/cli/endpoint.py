@@ -5,7 +5,9 @@ Floor: cli. The operator sees what customers never do: the real model id and the
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -121,6 +123,20 @@ async def add(
     _show(place, record, created=was_new, priced=priced)
     if not priced and not seed:
         click.echo(f"note: it has no price yet and answers nothing before it has: price set {record.name} …", err=True)
+    for sentence in await asyncio.to_thread(_doubts_of, model_folder) if model_folder else ():
+        click.echo(f"note: {sentence}", err=True)
+
+
+def _doubts_of(model_folder: str) -> tuple[str, ...]:
+    """What is wrong with a model folder or not possible with it, as far as this machine can see."""
+    from backends.model_folder import ModelFolderError, load_model_folder  # jinja2 and tokenizers: slow to load
+
+    if not Path(model_folder).is_dir():
+        return (f"{model_folder} is no folder on this machine; the workers look for it on theirs.",)
+    try:
+        return load_model_folder(model_folder).lacks
+    except ModelFolderError as error:
+        return (str(error),)
 
 
 @endpoint.command("list")

@@ -26,6 +26,7 @@ from ledger.core.pricing import PriceCard, charge_nanos
 from ledger.counter import CreditCounter, Settlement
 from tests.integration.control_tools import connected, migrated_database
 from tests.integration.ledger_world import World, new_request_id
+from tests.models.folders import write_model_folder
 from tests.services import FreshDatabase, PostgresService, RedisService, private_folder, remove
 
 ROOT = Path(__file__).parents[2]
@@ -548,6 +549,18 @@ def test_a_model_on_triton_needs_no_more_than_its_address(ask: Callable[..., Any
     folder = ask("endpoint", "add", "with-folder", "--org", org, *words)["backends"][0]["model_folder"]
     assert folder == str(Path("models/x").resolve())
     run("endpoint", "add", "none", "--org", org, "--backend", "triton://gpu-1:8001").fails(cli_main.USAGE, "--model")
+
+
+def test_a_model_folder_that_lacks_something_is_told_of(run: Run, org: str, tmp_path: Path) -> None:
+    """What can't be read, or is not possible with a folder, is said when it is given and not when a customer calls."""
+    words = ("endpoint", "add", "--org", org, "--backend", "triton://gpu-1:8001/ensemble", "--model-folder")
+    whole = write_model_folder(tmp_path / "whole", "chatml")
+    assert "template" not in run(*words, str(whole), "whole").err
+    (whole / "tokenizer_config.json").unlink()
+    assert "chat template" in run(*words, str(whole), "no-template").err
+    (tmp_path / "empty").mkdir()
+    assert "empty" in run(*words, str(tmp_path / "empty"), "empty").err
+    assert "no folder on this machine" in run(*words, str(tmp_path / "elsewhere"), "elsewhere").err
 
 
 def test_prices_follow_each_other(run: Run, ask: Callable[..., Any], org: str) -> None:
