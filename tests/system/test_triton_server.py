@@ -123,10 +123,10 @@ def test_an_answer_is_steered_from_its_prompt(triton_server: TritonService) -> N
     burst = ensemble(triton_server, f"Say{sim(tokens=5, burst=2, itl_ms=1)}")
     assert [response["num_output_tokens"] for response in burst] == [2, 2, 1]
     words = "Grüße, 春の海 😀!"
-    cut = ensemble(triton_server, f"Say{sim(text=words, split_utf8=True, itl_ms=1, tag='cut')}")
+    cut = ensemble(triton_server, f"Say{sim(text=words, split_utf8=True, itl_ms=1, tag='split')}")
     assert text_of(cut) == words
     assert any(not response["text_output"].isprintable() for response in cut)
-    assert triton_server.request("ensemble", "cut", state="finished")["tokens"] == len(cut)
+    assert triton_server.request("ensemble", "split", state="finished")["tokens"] == len(cut)
     whole = ensemble(triton_server, f"Say{sim(text=words, itl_ms=1)}", stream=False)
     assert [response["text_output"] for response in whole] == [words]
     (error,) = ensemble(triton_server, f"Say{sim(wrong=1)}")
