@@ -59,11 +59,11 @@ class Stages:
     state: StateView
     counter: CreditCounter
     cover: Cover
+    """Where a request or a stream that came short gets more credit."""
     router: Router
     settler: Settler
     watch: Watch
     recorder: Recorder
-    """Where a stream that outgrows its hold gets more; by default the counter itself."""
 
 
 class Pipeline:
