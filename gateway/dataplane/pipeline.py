@@ -187,11 +187,11 @@ class Pipeline:
             recorder=stages.recorder,
             recording=recording,
         )
-        self._bound(relay, planned, held)
-        stages.watch.add(relay)
         ending = Ending.FAILED
         answer: Answer | None = None
         try:
+            self._bound(relay, planned, held)
+            stages.watch.add(relay)
             answer = await self._ask_replicas(exchange, relay, _inference_request(exchange, planned, held))
             ending, exchange.status = Ending.LENGTH if answer.is_cut else Ending.FINISHED, 200
             if reply.is_gone:

@@ -207,6 +207,8 @@ class Collector:
             answers = await self._call(self._encode(batch, undoing), timeout_s)
             if len(answers) != len(batch) + len(undoing):
                 raise ValueError(f"{len(answers)} answers to {len(batch) + len(undoing)} operations")
+            if not all(answers):
+                raise ValueError("an answer without a verdict")
         except CounterUnavailable as error:
             self._failed(batch, undoing, error)
         except asyncio.CancelledError:
