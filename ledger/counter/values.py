@@ -110,8 +110,8 @@ class OutOfCredit:
 
     limits: tuple[LimitState, ...] = ()
     available_nanos: int = 0
-    held_nanos: int = 0
     returned_nanos: int = 0
+    held_nanos: int = 0
 
 
 @dataclass(frozen=True, slots=True)
