@@ -108,7 +108,8 @@ class Cover:
                 return True
             if not isinstance(verdict, OutOfCredit):
                 return False
-            covered = await self.cover(org_id, total_nanos - verdict.available_nanos, verdict)
+            need_nanos = total_nanos - verdict.held_nanos - verdict.available_nanos
+            covered = await self.cover(org_id, need_nanos, verdict)
             if covered.answer is Answer.EXHAUSTED:
                 return False
             if covered.answer is not Answer.GRANTED:

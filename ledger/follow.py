@@ -47,6 +47,8 @@ class EpochFollower:
                 if str(error) != said:
                     said = str(error)
                     log.warning("The ledger's epochs cannot be read: %s", said)
+            except Exception:
+                log.exception("The ledger's epochs cannot be followed; it is tried again.")
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._wake.wait()
@@ -60,7 +62,8 @@ class EpochFollower:
             if seq > self._reported.get((shard, epoch), 0):
                 await witness(self._pool, shard, epoch, seq)
                 self._reported[shard, epoch] = seq
-        self._seen.clear()
+            if self._seen[shard, epoch] == seq:  # more may have been seen meanwhile
+                del self._seen[shard, epoch]
         for shard, epoch in enumerate(await current_epochs(self._pool, self._counter.shards)):
             self._counter.set_epoch(shard, epoch)
 

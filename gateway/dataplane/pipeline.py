@@ -59,11 +59,11 @@ class Stages:
     state: StateView
     counter: CreditCounter
     cover: Cover
+    """Where a request or a stream that came short gets more credit."""
     router: Router
     settler: Settler
     watch: Watch
     recorder: Recorder
-    """Where a stream that outgrows its hold gets more; by default the counter itself."""
 
 
 class Pipeline:
@@ -187,11 +187,11 @@ class Pipeline:
             recorder=stages.recorder,
             recording=recording,
         )
-        self._bound(relay, planned, held)
-        stages.watch.add(relay)
         ending = Ending.FAILED
         answer: Answer | None = None
         try:
+            self._bound(relay, planned, held)
+            stages.watch.add(relay)
             answer = await self._ask_replicas(exchange, relay, _inference_request(exchange, planned, held))
             ending, exchange.status = Ending.LENGTH if answer.is_cut else Ending.FINISHED, 200
             if reply.is_gone:

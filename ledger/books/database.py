@@ -78,6 +78,8 @@ def translated(doing: str) -> Iterator[None]:
         raise LedgerRefused(f"The ledger could not {doing}: the database role may not.") from error
     except asyncpg.DataError as error:
         raise LedgerRefused(f"The ledger could not {doing}: a value is out of bounds.") from error
+    except asyncpg.PostgresError as error:  # whatever else the server says: nobody may die of it
+        raise LedgerUnavailable(f"The ledger could not {doing}: Postgres said {type(error).__name__}.") from error
 
 
 def _reason(error: BaseException) -> str:

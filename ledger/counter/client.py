@@ -232,7 +232,7 @@ class CreditCounter:
         if answer[0] == 0:
             return Extended(answer[1])
         if answer[0] == 1:
-            return OutOfCredit(available_nanos=answer[2], returned_nanos=answer[3])
+            return OutOfCredit(held_nanos=answer[1], available_nanos=answer[2], returned_nanos=answer[3])
         return UnknownHold()
 
     async def reap(self, limit: int = 100) -> int:

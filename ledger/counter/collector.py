@@ -277,7 +277,7 @@ class Collector:
         self.counts.operations += len(batch)
         for (_, future, hold), answer in zip(batch, answers, strict=False):  # the undone ones come after
             if future.done():
-                if hold is not None and answer[0] == 0:
+                if hold is not None and answer and answer[0] == 0:
                     self._adopt(undo_words(hold))
             elif answer and answer[0] == -1:
                 future.set_exception(CounterUnavailable("busy", str(answer[1])[:300]))

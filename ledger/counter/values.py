@@ -104,13 +104,14 @@ class Held:
 class OutOfCredit:
     """The account in Redis cannot pay all of it; with ``clamp``, not even the fixed part and one token.
 
-    ``available_nanos``: what it has. ``returned_nanos``: what it has given back to Postgres in this epoch, which may be
-    on its way there.
+    ``available_nanos``: what it has. ``held_nanos``: what the hold that was to be extended has already.
+    ``returned_nanos``: what the account has given back to Postgres in this epoch, which may be on its way there.
     """
 
     limits: tuple[LimitState, ...] = ()
     available_nanos: int = 0
     returned_nanos: int = 0
+    held_nanos: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,7 +241,7 @@ class SettlementOutbox:
             item.taken = durable.get_loop().create_future()
         if not durable.done():
             durable.set_result(error is None)
-        if number and len(self._queue) >= self.max_pending:
+        if item.number and len(self._queue) >= self.max_pending:
             self.counts.spilled += 1
         else:
             self._enqueue(item)

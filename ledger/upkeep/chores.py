@@ -7,6 +7,7 @@ saves work. A chore that fails is tried again and its error is shown; it never s
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ MAINTAIN_EVERY_S = 600.0
 MONTHS_AHEAD = 2
 REAP_PAUSE_S = 5.0
 """After Redis was away nobody is reaped for so long: the holds' owners could not renew them, and are about to."""
+
+log = logging.getLogger("pareta.reconciler")
 
 _STANDBY_POLL_S = 1.0
 _RETRY_S = 1.0
@@ -69,6 +72,7 @@ class Chores:
         self.reaped_holds = 0
         self.delivered_grants = 0
         self.grant_gaps: tuple[str, ...] = ()
+        self._lost_grants: set[tuple[int, int]] = set()
         self.released_nanos = 0
         self.audit_blocks = 0
 
@@ -76,6 +80,10 @@ class Chores:
     def drift_nanos(self) -> int:
         """What Redis and Postgres disagree on, found at moments when both were quiet; should always be 0."""
         return self._drift.drift_nanos
+
+    def lacks_grants(self, shard: int) -> bool:
+        """Whether Redis has lost a grant of the shard's present epoch that it had confirmed."""
+        return (shard, self._counter.epoch_of(shard)) in self._lost_grants
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do them until told to stop."""
@@ -104,6 +112,9 @@ class Chores:
                 except (LedgerError, CounterUnavailable) as error:
                     self.errors[name] = f"{name}: {error}"
                     wait_s = min(every_s, _RETRY_S)
+                except Exception as error:  # a bug of ours; it must not end the others, and with them the process
+                    log.exception("%s failed", name)
+                    self.errors[name] = f"{name}: an unexpected {type(error).__name__}"
             else:
                 self.errors.pop(name, None)
                 wait_s = min(every_s, _STANDBY_POLL_S)
@@ -114,17 +125,22 @@ class Chores:
             await self._months.ensure(conn, months_ahead(datetime.now(UTC), MONTHS_AHEAD))
 
     async def _deliver_grants(self) -> None:
+        epochs = [self._counter.epoch_of(shard) for shard in range(self._counter.shards)]
         delivery = await deliver_grants(self._pool, self._counter)
         self.delivered_grants += delivery.delivered
         self.grant_gaps = delivery.gaps
+        # One is marked only when Redis has confirmed it, and the next one is sent after that: a gap is a loss. What
+        # was found while an epoch changed is found again, if there is anything.
+        gaps = {(shard, epochs[shard]) for shard in map(self._counter.shard_of, delivery.gaps)}
+        self._lost_grants = {(shard, epoch) for shard, epoch in gaps if epoch == self._counter.epoch_of(shard)}
         if delivery.gaps:
             raise Grants(f"Redis lacks earlier grants of {len(delivery.gaps)} organizations.")
 
     async def _reap(self) -> None:
-        if time.monotonic() < self._reap_from_s:
-            await self._counter.ping()
-            return
         try:
+            if time.monotonic() < self._reap_from_s:
+                await self._counter.ping()
+                return
             while (reaped := await self._counter.reap(REAP_AT_ONCE)) > 0:
                 self.reaped_holds += reaped
         except CounterUnavailable:

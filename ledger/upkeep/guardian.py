@@ -114,6 +114,15 @@ class Guardian:
                 await self._note(conn, "refused", books, look, decision)
                 raise EpochMismatch(decision.reason)
 
+    async def distrust(self, at: Position, reason: str) -> Judged:
+        """Fence a shard of which something is known that its own state does not show; a new epoch is to follow.
+
+        Raises:
+            CounterUnavailable: check again.
+        """
+        await self._door.fence(await self._door.look())
+        return Judged(at, book_first=Decision(Verdict.BOOK_AND_RENEW, reason))
+
     async def renew(self, conn: PooledConnection, term: Term, at: Position, decision: Decision) -> Position:
         """Open a new epoch after what was left of the old one is booked.
 

@@ -11,6 +11,7 @@ Several may run; one works per shard (``ledger.books.terms``), the others stand 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import time
@@ -44,6 +45,8 @@ _BACKOFF_S = (0.1, 0.3, 1.0, 2.0)
 _REDIS_BACKOFF_S = 0.25
 """A Redis that comes back serves nobody before it was checked, so its check must not be late."""
 
+
+log = logging.getLogger("pareta.reconciler")
 
 OnBooked = Callable[[Sequence[LedgerEvent]], None]
 """Told of every batch that was booked."""
@@ -101,11 +104,13 @@ class ShardReconciler:
         *,
         grace_s: float,
         on_booked: OnBooked,
+        lacks_grants: Callable[[int], bool],
         batch_events: int = BATCH_EVENTS,
     ) -> None:
         self.status = ShardStatus()
         self.guardian = Guardian(counter, shard, grace_s=grace_s)
         self._on_booked = on_booked
+        self._lacks_grants = lacks_grants
         self._pool = pool
         self._counter = counter
         self._shard = shard
@@ -128,6 +133,9 @@ class ShardReconciler:
             except LedgerError as error:
                 failures = 0 if self.status.batches > batches_before else failures + 1
                 self.status.last_error, wait_s = str(error), _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
+            except Exception as error:  # an event that nobody can read, or a bug of ours: the other shards go on
+                log.exception("shard %d cannot be booked", self._shard)
+                self.status.last_error, wait_s = f"an unexpected {type(error).__name__}", _BACKOFF_S[-1]
             self.status.leading = False
             await wait(stop, wait_s)
         await self.guardian.close()
@@ -178,6 +186,8 @@ class ShardReconciler:
         await _call_off(desk.ahead)
         desk.ahead = None
         judged = await self.guardian.check(desk.conn, desk.term, desk.at)
+        if judged.book_first is None and self._lacks_grants(self._shard):
+            judged = await self.guardian.distrust(desk.at, "Redis lacks a grant that it had confirmed.")
         if judged.book_first is not None:
             while (read := await self._read(desk.at, 0)).events:
                 await self._book(desk, read)
@@ -197,7 +207,7 @@ class ShardReconciler:
             await self._trim(desk)
         if not read.events or time.monotonic() - desk.looked_s > LOOK_AFTER_S:
             await self._look_after(desk)
-            if await self.guardian.somebody_saw_more(desk.conn):
+            if self._lacks_grants(self._shard) or await self.guardian.somebody_saw_more(desk.conn):
                 await self._check(desk)
 
     async def _read(self, at: Position, block_ms: int) -> _Read:
@@ -298,7 +308,14 @@ class Reconciler:
         escrow = EscrowKeeper(pool, counter, policy or EscrowPolicy())
         self._shards = [
             ShardReconciler(
-                pool, counter, shard, months, grace_s=grace_s, on_booked=escrow.note, batch_events=batch_events
+                pool,
+                counter,
+                shard,
+                months,
+                grace_s=grace_s,
+                on_booked=escrow.note,
+                lacks_grants=lambda shard: self.chores.lacks_grants(shard),
+                batch_events=batch_events,
             )
             for shard in range(counter.shards)
         ]

@@ -15,6 +15,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from gateway.stack.environment import environment_of
+from ledger.outbox.set_aside import UNREADABLE_FILE
 from tests.faults.findings import Findings
 from tests.faults.world import ROOT, World
 from tests.system.wire import ask
@@ -78,12 +79,13 @@ async def _in_redis(world: World) -> list[str]:
 
 async def _in_workers(world: World) -> list[str]:
     answer = await ask(world.settings.effective_admin_port, "GET", "/metrics")
-    found = []
-    for line in answer.body.decode().splitlines():
-        name, _, value = line.rpartition(" ")
-        if name.partition("{")[0] == "pareta_outbox_pending" and float(value):
-            found.append(f"settlements in journals: {float(value):g}")
-    return found
+    lines = [line.rpartition(" ") for line in answer.body.decode().splitlines()]
+    sums = {name: [float(value) for key, _, value in lines if key.partition("{")[0] == name] for name in _JOURNALED}
+    return [f"{name}: {sum(values):g}" for name, values in sums.items() if not values or sum(values)]
+
+
+_JOURNALED = ("pareta_outbox_pending", "pareta_outbox_unbooked")
+"""Settlements on their way to Redis, and those that the books do not have yet. A gauge that is missing is no 0."""
 
 
 async def audit(world: World, findings: Findings) -> None:
@@ -117,4 +119,4 @@ def _environment() -> dict[str, str]:
 
 def journals_left(world: World) -> list[Path]:
     """What workers have set aside because nobody wanted it."""
-    return sorted((world.settings.data_path / "journal").glob("*/unknown*"))
+    return sorted((world.settings.data_path / "journal").glob(f"*/{UNREADABLE_FILE}*"))

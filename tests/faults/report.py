@@ -32,6 +32,8 @@ def show(run: Run, console: Console) -> None:
     findings = run.findings
     console.print("requests tried:", findings.counts["requests"], dict(findings.statuses.most_common()))
     console.print("counted:", {name: n for name, n in sorted(findings.counts.items()) if name != "requests"})
+    if (trouble := run.world.folder / "trouble").exists():
+        console.print(f"strikes that failed by themselves:\n{trouble.read_text()[-4000:]}", markup=False)
     deltas, told = findings.worst_unbilled
     if deltas:
         console.print(f"most unbilled deltas of one request: {deltas}\n{told}", markup=False)

@@ -326,7 +326,7 @@ async def test_an_extension_reserves_more_once(counter: CreditCounter) -> None:
     assert await counter.extend("h", ORG, total_nanos=700) == Extended(700)
     assert await counter.extend("h", ORG, total_nanos=700) == Extended(700)
     assert await counter.extend("h", ORG, total_nanos=100) == Extended(700)
-    assert await counter.extend("h", ORG, total_nanos=1001) == OutOfCredit(available_nanos=300)
+    assert await counter.extend("h", ORG, total_nanos=1001) == OutOfCredit(available_nanos=300, held_nanos=700)
     assert await account(counter) == (300, 700, 0)
     await counter.settle(end("h", 700))
     assert await counter.extend("h", ORG, total_nanos=800) == UnknownHold()

@@ -11,11 +11,19 @@ from redis.asyncio import Redis
 from ledger.books.recovery import Recovered, book_recovered
 from ledger.core.meters import Meter
 from ledger.core.pricing import Quote, charge_nanos
-from ledger.counter import Admission, CounterUnavailable, CreditCounter, OutOfCredit, Settled, UnknownHold
+from ledger.counter import (
+    Admission,
+    CounterUnavailable,
+    CreditCounter,
+    OutOfCredit,
+    Settled,
+    Settlement,
+    UnknownHold,
+)
 from ledger.cover import Answer, Cover
 from ledger.follow import EpochFollower
 from ledger.proof.audit import audit
-from tests.integration.ledger_world import ORG, USD, World, opened_world, reconciling
+from tests.integration.ledger_world import ORG, USD, World, new_request_id, opened_world, reconciling
 from tests.services import FreshDatabase, FreshRedis, RedisService
 
 METERS = {Meter.PROMPT: 1200, Meter.COMPLETION: 345, Meter.REQUEST: 1}
@@ -250,3 +258,46 @@ async def short(world: World) -> OutOfCredit:
     verdict = await world.counter.admit(Admission("req_x", ORG, "f", Quote(5, 0), 0, 1.0, clamp=False))
     assert isinstance(verdict, OutOfCredit)
     return verdict
+
+
+async def test_a_grant_that_redis_lost_unnoticed_is_a_loss(world: World, redis_service: RedisService) -> None:
+    """A replica that lacks a grant is promoted, and others count past it: the gap in the grants gives it away."""
+    async with Redis.from_url(redis_service.url) as client:
+        async with reconciling(world) as reconciler:
+            await world.booked(reconciler)
+        keys = [f"pareta:{{0}}:acct:{ORG}", "pareta:{0}:meta"]
+        before = {key: await client.hgetall(key) for key in keys}
+        events = await client.dump("pareta:{0}:events")
+        await world.ledger.top_up(ORG, 5 * USD, "second")
+        await world.grant(want_nanos=2 * USD)
+        for key, value in before.items():
+            await client.delete(key)
+            await client.hset(key, mapping=value)
+        await client.restore("pareta:{0}:events", 0, events, replace=True)
+        # A worker that never saw the lost event drives the numbers past it.
+        worker = await CreditCounter.connect(redis_service.url, epoch=1)
+        hold_id = new_request_id()
+        await worker.admit(Admission(hold_id, ORG, "f", Quote(1000, 0), 0, 30.0))
+        await worker.settle(Settlement(hold_id, ORG, 0))
+        await worker.close()
+        await world.pool.execute("TRUNCATE ledger.witness")  # whoever saw it died
+        fresh = await CreditCounter.connect(redis_service.url, epoch=1)
+        follower = asyncio.create_task(EpochFollower(world.pool, fresh).run())
+        try:
+            async with reconciling(world, grace_s=0.5) as reconciler:
+                await until(lambda: reconciler.leading)
+                cover = Cover(world.pool, fresh, slice_nanos=USD // 10, timeout_s=5)
+                async with asyncio.timeout(20):
+                    while (await cover.cover(ORG, 3 * USD, OutOfCredit())).answer is not Answer.GRANTED:
+                        await asyncio.sleep(0.1)
+                assert reconciler.renewals == 1
+                async with asyncio.timeout(20):
+                    while (await world.ledger.balance(ORG)).frozen_nanos:
+                        await asyncio.sleep(0.05)
+                await world.booked(reconciler)
+        finally:
+            follower.cancel()
+            await asyncio.wait([follower])
+            await fresh.close()
+    assert (await world.ledger.balance(ORG)).total_nanos == 105 * USD
+    await assert_clean(world)

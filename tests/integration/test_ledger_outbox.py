@@ -253,6 +253,31 @@ async def test_no_disk_and_no_redis_is_said(counter: CreditCounter, redis: Redis
     assert await spent(counter) == 60
 
 
+async def test_a_full_disk_beside_a_full_queue_loses_nothing(
+    counter: CreditCounter, redis: RedisService, open_outbox: Opener
+) -> None:
+    """What is not on the disk stays in memory, however much waits there already."""
+    outbox = await open_outbox(max_pending=1, undurable_wait_s=20.0)
+    await hold(counter, "h")
+    await hold(counter, "i")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    os.kill(redis.pid, signal.SIGSTOP)
+    try:
+        await outbox.record(end("h"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+        recording = asyncio.create_task(outbox.record(end("i")))
+        async with asyncio.timeout(10):
+            while not outbox.counts.undurable:
+                await asyncio.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        os.kill(redis.pid, signal.SIGCONT)
+    await recording
+    assert outbox.counts.spilled == 0
+    assert await outbox.drain(10) == 0
+    assert await spent(counter) == 120
+
+
 async def test_a_cancelled_caller_loses_nothing(counter: CreditCounter, open_outbox: Opener) -> None:
     """A caller that is cancelled at any moment of ``record`` still has its settlement delivered."""
     outbox = await open_outbox()
