@@ -7,6 +7,7 @@ of its own. Whatever happens after the hold was taken, `Settler.post` is called 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -189,6 +190,7 @@ class Pipeline:
         )
         ending = Ending.FAILED
         answer: Answer | None = None
+        error: ApiError | None = None
         try:
             self._bound(relay, planned, held)
             stages.watch.add(relay)
@@ -200,11 +202,12 @@ class Pipeline:
             ending, exchange.status = Ending.ABANDONED, CLIENT_CLOSED
             raise
         except BackendFailure as failure:
-            self._fail(exchange, reply, _error_of(failure))
+            error = _error_of(failure)
         except Interrupted as interrupted:
-            ending = interrupted.ending
-            self._fail(exchange, reply, interrupted.error)
+            ending, error = interrupted.ending, interrupted.error
         finally:
+            if error is not None:
+                exchange.status, exchange.error_code = 200 if reply.has_begun else error.status, error.code
             stages.watch.relays.discard(relay)
             observed = answer.observed if answer is not None else relay.observed()
             outcome = None
@@ -218,6 +221,12 @@ class Pipeline:
             except OutboxUnavailable:
                 raise Refused(errors.charge_uncertain()) from None
             self._finish(exchange, reply, answer, head)
+        elif error is not None:
+            # Nor does it hear of a failure before it is sure that it costs nothing: a worker that died in between would
+            # leave a hold that is reaped at what was delivered. Is that not sure in time, it has to hear all the same.
+            with contextlib.suppress(OutboxUnavailable):
+                await asyncio.shield(durable)
+            self._fail(exchange, reply, error)
 
     def _bound(self, relay: Relay, planned: Plan, held: Held) -> None:
         """Let a stream whose tokens cost something deliver no more than is held."""
