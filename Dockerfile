@@ -1,4 +1,4 @@
-# The gateway alone: Postgres and Redis are external (see compose.yaml). Engines are reached over HTTP.
+# The gateway alone: Postgres and Redis are external (see compose.yaml). Engines are reached over HTTP or gRPC.
 FROM python:3.12-slim-bookworm AS build
 
 WORKDIR /build

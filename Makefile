@@ -78,5 +78,5 @@ lock: ## resolve all lock files anew (needs uv and the package index)
 
 .PHONY: clean
 clean: ## remove caches, .venv and .venv-triton (never data)
-	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-engine .venv-triton .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
