@@ -33,7 +33,7 @@ run: ## a whole local gateway: databases, engine, demo key and credit (Ctrl-C st
 test: lint ## set up, lint, strict types, import contracts, all tests
 	@sh .ci/set-up clients
 	@sh .ci/set-up triton
-	$(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
+	$(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: second-engine
 second-engine: set-up ## the HTTP backend against a real engine that is not ours (llama.cpp's server)
