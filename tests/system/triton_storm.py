@@ -37,7 +37,7 @@ from tests.system.wire import connected, request_bytes
 MODEL = "ensemble"
 TOKENS = (30, 90)
 ITL_MS = 200
-"""Two cores that also run Triton, its model and the clients keep up with 1,500 messages a second, not with twice that."""
+"""Two cores that also run Triton, its model and the clients keep up with 1,500 messages a second, not twice that."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
