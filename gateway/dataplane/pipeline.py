@@ -23,7 +23,7 @@ from gateway.core.exchange import Ending, Exchange
 from gateway.core.idempotency import Outcome, Recording, pack
 from gateway.core.openai import read_ask
 from gateway.core.ports import Recorder, StateView
-from gateway.core.state import Limits, Scope
+from gateway.core.state import Endpoint, Limits, Scope
 from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
 from gateway.dataplane.authenticate import authenticate, may_be_ours
 from gateway.dataplane.finish import finish_stream, finish_whole
@@ -81,6 +81,8 @@ class Pipeline:
             tokens_per_minute=stages.settings.key_tokens_per_minute or None,
             concurrent=stages.settings.key_concurrent or None,
         )
+        self._patience: dict[float, Patience] = {}
+        """By the endpoint's deadline."""
         self.is_ready = False
 
     async def serve(self, request: Request, reply: Reply) -> None:
@@ -177,14 +179,15 @@ class Pipeline:
 
     async def _work(self, exchange: Exchange, reply: Reply, planned: Plan, held: Held) -> None:
         """From the hold to its settlement. Every way out of here posts exactly once."""
-        stages = self._stages
+        stages, endpoint = self._stages, exchange.endpoint
+        assert endpoint is not None
         head = limit_headers(held.limits)
         recording = Recording() if exchange.claim is not None and _is_stream(exchange) else None
         relay = Relay(
             exchange,
             reply,
             head=head,
-            patience=self._patience(exchange),
+            patience=self._patience_for(endpoint),
             recorder=stages.recorder,
             recording=recording,
         )
@@ -272,16 +275,18 @@ class Pipeline:
         exchange.error_code = error.code
         reply.break_stream(_error_chunk(exchange, error))
 
-    def _patience(self, exchange: Exchange) -> Patience:
-        settings, endpoint = self._stages.settings, exchange.endpoint
-        assert endpoint is not None
-        return Patience(
-            deadline_s=endpoint.deadline_s,
-            idle_s=settings.idle_timeout_s,
-            commit_stream_s=settings.commit_stream_s,
-            heartbeat_s=settings.stream_heartbeat_s,
-            write_s=settings.write_timeout_s,
-        )
+    def _patience_for(self, endpoint: Endpoint) -> Patience:
+        patience = self._patience.get(endpoint.deadline_s)
+        if patience is None:
+            settings = self._stages.settings
+            patience = self._patience[endpoint.deadline_s] = Patience(
+                deadline_s=endpoint.deadline_s,
+                idle_s=settings.idle_timeout_s,
+                commit_stream_s=settings.commit_stream_s,
+                heartbeat_s=settings.stream_heartbeat_s,
+                write_s=settings.write_timeout_s,
+            )
+        return patience
 
 
 _ANSWERED = frozenset({Ending.FINISHED, Ending.LENGTH})
@@ -306,7 +311,7 @@ def _inference_request(exchange: Exchange, planned: Plan, held: Held) -> Inferen
     ask, kind = exchange.ask, exchange.kind
     assert ask is not None
     assert kind is not None
-    body = {**ask.extra, **ask.known} if _takes_extras(exchange) else dict(ask.known)
+    body = {**ask.extra, **ask.known} if ask.extra and _takes_extras(exchange) else dict(ask.known)
     body.pop("max_completion_tokens", None)
     body.pop("max_tokens", None)
     max_tokens = upstream_max_tokens(ask, planned, held.tokens_granted)

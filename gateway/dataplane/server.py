@@ -23,10 +23,12 @@ from gateway.core import errors
 from gateway.core.errors import ApiError
 from gateway.dataplane import heads
 from gateway.settings import Settings
+from ledger.core.ids import REQUEST_RANDOM_BYTES
 from ledger.core.ids import request_id as mint_request_id
 
 MAX_PIPELINED = 32
 MAX_LENGTH_DIGITS = 19
+IDS_AT_ONCE = 256
 DISCARD_S = 2.0
 """How long the rest of a refused body is read and thrown away, so that the refusal is not lost to a reset."""
 
@@ -54,6 +56,24 @@ class Request:
 Handler = Callable[[Request, "Connection"], Awaitable[None]]
 
 
+class Randomness:
+    """Random bytes for request ids, fetched from the system for many of them at once."""
+
+    __slots__ = ("_bytes", "_spent")
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._spent = 0
+
+    def take(self) -> bytes:
+        """The next `REQUEST_RANDOM_BYTES`."""
+        start = self._spent
+        if start >= len(self._bytes):
+            self._bytes, start = os.urandom(IDS_AT_ONCE * REQUEST_RANDOM_BYTES), 0
+        self._spent = start + REQUEST_RANDOM_BYTES
+        return self._bytes[start : self._spent]
+
+
 @dataclass(slots=True)
 class Shared:
     """What all connections of a worker share."""
@@ -66,6 +86,7 @@ class Shared:
     buffered_bytes: int = 0
     draining: bool = False
     date: heads.DateHeader = field(default_factory=heads.DateHeader)
+    randomness: Randomness = field(default_factory=Randomness)
     now_s: float = 0.0
 
     def date_line(self) -> bytes:
@@ -302,7 +323,9 @@ class Connection(asyncio.Protocol):
     def _make_request(self) -> Request:
         parser, shared = self._parser, self._shared
         now_ms = time.time_ns() // 1_000_000
-        target = self._url.split(b"?", 1)[0].split(b"#", 1)[0]
+        target = self._url
+        if b"?" in target or b"#" in target:
+            target = target.split(b"?", 1)[0].split(b"#", 1)[0]
         refused = self._refused
         version = parser.get_http_version()
         if refused is None and (not target.startswith(b"/") or version not in ("1.0", "1.1")):
@@ -311,7 +334,7 @@ class Connection(asyncio.Protocol):
             method=parser.get_method().decode("latin-1"),
             path=target.decode("latin-1"),
             headers=self._headers,
-            request_id=mint_request_id(now_ms, os.urandom(10)),
+            request_id=mint_request_id(now_ms, shared.randomness.take()),
             started_s=time.monotonic(),
             started_ms=now_ms,
             keep_alive=(

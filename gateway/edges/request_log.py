@@ -73,34 +73,42 @@ class RequestLog:
 
 def line_of(exchange: Exchange, now_s: float) -> dict[str, Any]:
     """The stable keys of the line; absent facts are left out."""
-    usage = exchange.observed.usage if exchange.observed is not None else None
-    key, endpoint = exchange.key, exchange.endpoint
+    started_s, endpoint, ask = exchange.started_s, exchange.endpoint, exchange.ask
     line: dict[str, Any] = {
         "event": "request",
         "at_ms": exchange.started_ms,
         "request_id": exchange.request_id,
-        "client_request_id": exchange.client_request_id,
         "route": exchange.route,
         "status": exchange.status,
-        "error": exchange.error_code,
-        "org": key.org_id if key else None,
-        "key": key.id if key else None,
-        "endpoint": endpoint.id if endpoint else None,
-        "backend": exchange.backend_id,
-        "attempts": exchange.attempts or None,
-        "stream": exchange.ask.stream if exchange.ask else None,
-        "ending": exchange.ending,
-        "replayed": exchange.replayed or None,
-        "prompt_tokens": usage.prompt if usage else None,
-        "completion_tokens": usage.completion if usage else None,
-        "held_nanos": exchange.held_nanos,
-        "billed_nanos": exchange.billed_nanos,
-        "ttft_ms": _ms(exchange.started_s, exchange.first_byte_s),
-        "upstream_ms": _ms(exchange.upstream_sent_s, exchange.upstream_done_s),
-        "total_ms": _ms(exchange.started_s, now_s),
+        "total_ms": round((now_s - started_s) * 1000, 3),
     }
-    return {name: value for name, value in line.items() if value is not None}
-
-
-def _ms(start_s: float | None, end_s: float | None) -> float | None:
-    return None if start_s is None or end_s is None else round((end_s - start_s) * 1000, 3)
+    if exchange.client_request_id is not None:
+        line["client_request_id"] = exchange.client_request_id
+    if exchange.error_code is not None:
+        line["error"] = exchange.error_code
+    if exchange.key is not None:
+        line["org"] = exchange.key.org_id
+        line["key"] = exchange.key.id
+    if endpoint is not None:
+        line["endpoint"] = endpoint.id
+    if exchange.attempts:
+        line["backend"] = exchange.backend_id
+        line["attempts"] = exchange.attempts
+    if ask is not None:
+        line["stream"] = ask.stream
+    if exchange.ending is not None:
+        line["ending"] = exchange.ending
+    if exchange.replayed:
+        line["replayed"] = True
+    if exchange.observed is not None and exchange.observed.usage is not None:
+        line["prompt_tokens"] = exchange.observed.usage.prompt
+        line["completion_tokens"] = exchange.observed.usage.completion
+    if exchange.held_nanos is not None:
+        line["held_nanos"] = exchange.held_nanos
+    if exchange.billed_nanos is not None:
+        line["billed_nanos"] = exchange.billed_nanos
+    if exchange.first_byte_s is not None:
+        line["ttft_ms"] = round((exchange.first_byte_s - started_s) * 1000, 3)
+    if exchange.upstream_sent_s is not None and exchange.upstream_done_s is not None:
+        line["upstream_ms"] = round((exchange.upstream_done_s - exchange.upstream_sent_s) * 1000, 3)
+    return line
