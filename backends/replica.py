@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from backends.load import LoadSource
 from backends.protocol import Backend
@@ -25,6 +24,8 @@ QUIET_AFTER_S = 300.0
 
 class Replica:
     """A backend with its state.
+
+    ``with replica as backend:`` counts a request while it is open, and learns from how it ends.
 
     Args:
         replica_id: the operator's id of it.
@@ -52,7 +53,7 @@ class Replica:
         self._load = load
         self._waiting = 0
         self._waiting_at_s = -math.inf
-        self._used_at_s = 0.0
+        self._was_used = False
         self._probing: asyncio.Task[None] | None = None
 
     @property
@@ -68,26 +69,24 @@ class Replica:
         age_s = asyncio.get_running_loop().time() - self._waiting_at_s
         return self._waiting if age_s <= LOAD_IS_OLD_AFTER * self._interval_s + self._timeout_s else 0
 
-    @contextmanager
-    def request(self) -> Iterator[Backend]:
-        """Count a request while it is open, and learn from how it ends."""
+    def __enter__(self) -> Backend:
         self.outstanding += 1
         self.watch()
-        try:
-            yield self.backend
-        except BackendFailure as failure:
-            self.breaker.failed(failure)
-            raise
-        else:
+        return self.backend
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.outstanding -= 1
+        if error is None:
             self.breaker.answered()
-        finally:
-            self.outstanding -= 1
+        elif isinstance(error, BackendFailure):
+            self.breaker.failed(error)
 
     def watch(self) -> None:
         """Make sure that probes are running."""
-        self._used_at_s = asyncio.get_running_loop().time()
-        if self._probing is None or self._probing.done():
+        self._was_used = True
+        if self._probing is None:
             self._probing = asyncio.get_running_loop().create_task(self._probe_while_used())
+            self._probing.add_done_callback(self._probed_enough)
 
     async def close(self) -> None:
         """Stop the probes and drop idle connections."""
@@ -100,11 +99,18 @@ class Replica:
 
     async def _probe_while_used(self) -> None:
         loop = asyncio.get_running_loop()
-        while loop.time() - self._used_at_s < QUIET_AFTER_S:
+        used_at_s = loop.time()
+        while self._was_used or loop.time() - used_at_s < QUIET_AFTER_S:
             # Spread out, so that many workers do not probe in step.
             await asyncio.sleep(self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311
+            if self._was_used:
+                self._was_used, used_at_s = False, loop.time()
             self.breaker.probed(await self.backend.probe(self._timeout_s))
             if self._load is not None and (load := await self._load.read(self._timeout_s)) is not None:
                 self._waiting, self._waiting_at_s = load.waiting, loop.time()
         # Quiet now, and nothing is known any more: the next request finds out.
         self.breaker = Breaker()
+
+    def _probed_enough(self, probing: asyncio.Task[None]) -> None:
+        del probing
+        self._probing = None

@@ -128,21 +128,24 @@ def read_ask(kind: Kind, raw: bytes) -> Ask:
     known: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, value in body.items():
-        check = table.get(name)
-        if check is None:
-            if name not in REACHES_INSIDE and name not in OUR_OWN:
-                extra[name] = value
-        elif value is not None:
+        rule = table.get(name)
+        if rule is None:
+            extra[name] = value
+            continue
+        check, is_passed_on = rule
+        if check is not None and value is not None:
             check(name, value)
-            if name not in OUR_OWN:
+            if is_passed_on:
                 known[name] = value
     stream = bool(body.get("stream"))
     include_usage = False
     completions = 0
     if kind is not Kind.EMBEDDING:
-        include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        if body.get("stream_options") is not None and not stream:
-            raise _invalid("stream_options", "may only be given when stream is true")
+        options = body.get("stream_options")
+        if options is not None:
+            include_usage = bool(options.get("include_usage"))
+            if not stream:
+                raise _invalid("stream_options", "may only be given when stream is true")
         completions = body.get("n") or 1
         if completions > 1:
             known["n"] = completions
@@ -153,7 +156,10 @@ def read_ask(kind: Kind, raw: bytes) -> Ask:
     media = NO_MEDIA
     if kind is Kind.CHAT:
         messages = _require(body, "messages")
-        media = _media_of(messages)
+        for message in messages:
+            if message.get("content").__class__ is list:
+                media = _media_of(messages)
+                break
         prompt_bound = _chat_bound(len(raw), messages, body.get("tools"), media)
     elif kind is Kind.COMPLETION:
         prompts = _separate(_require(body, "prompt"))
@@ -180,6 +186,9 @@ def read_ask(kind: Kind, raw: bytes) -> Ask:
 
 
 Check = Callable[[str, Any], None]
+
+_NUMBERS = (int, float)
+"""What JSON's numbers become; `bool` is neither."""
 
 
 def _invalid(field: str, reason: str) -> Refused:
@@ -257,7 +266,7 @@ def _parts_of(messages: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, A
 
 def _number(low: float, high: float, *, above_low: bool = False) -> Check:
     def check(name: str, value: Any) -> None:
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if value.__class__ not in _NUMBERS:
             raise _invalid(name, "must be a number")
         if not low <= value <= high or (above_low and value == low):
             raise _invalid(name, f"must be {'above' if above_low else 'at least'} {low:g} and at most {high:g}")
@@ -267,7 +276,7 @@ def _number(low: float, high: float, *, above_low: bool = False) -> Check:
 
 def _integer(low: int, high: int) -> Check:
     def check(name: str, value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool):
+        if value.__class__ is not int:
             raise _invalid(name, "must be a whole number")
         if not low <= value <= high:
             raise _invalid(name, f"must be between {low} and {high}")
@@ -291,7 +300,7 @@ def _object(name: str, value: Any) -> None:
 
 
 def _text_or_object(name: str, value: Any) -> None:
-    if not isinstance(value, str | dict):
+    if not isinstance(value, (str, dict)):
         raise _invalid(name, "must be text or an object")
 
 
@@ -429,7 +438,7 @@ _SAMPLING: dict[str, Check] = {
     "user": _text,
 }
 
-_TABLES: dict[Kind, dict[str, Check]] = {
+_CHECKS: dict[Kind, dict[str, Check]] = {
     Kind.CHAT: _SAMPLING
     | {
         "messages": _messages,
@@ -455,3 +464,10 @@ _TABLES: dict[Kind, dict[str, Check]] = {
         "user": _text,
     },
 }
+
+_TABLES: dict[Kind, dict[str, tuple[Check | None, bool]]] = {
+    kind: dict.fromkeys(REACHES_INSIDE | OUR_OWN, (None, False))
+    | {name: (check, name not in OUR_OWN) for name, check in checks.items()}
+    for kind, checks in _CHECKS.items()
+}
+"""Of each field its check and whether it is passed on; without a check it is dropped unread."""

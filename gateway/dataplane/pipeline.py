@@ -251,7 +251,7 @@ class Pipeline:
             tried.append(replica.id)
             exchange.backend_id, exchange.attempts = replica.id, len(tried)
             try:
-                with replica.request() as backend:
+                with replica as backend:
                     return await relay.ask(backend, request)
             except BackendFailure as error:
                 failure = error
