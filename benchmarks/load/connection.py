@@ -94,7 +94,13 @@ class Connection:
         self._is_waiting = False
         self.is_busy = False
         self.due_s = self.sent_s = 0.0
-        self._forget()
+        # The answer that is under way.
+        self.status = 0
+        self._body = _Body.NONE_YET
+        self._data = self._tail = b""
+        self._is_stream = self._is_done = self._closes = self._is_reused = False
+        self._event_s = 0.0
+        self._events = self._left = 0
 
     def send(self, request: bytes, tokens: int, *, due_s: float) -> None:
         """Send a request; the answer before must have ended.
@@ -333,16 +339,12 @@ class Connection:
     def _forget(self) -> None:
         """Nothing of the answer before."""
         self.status = 0
-        self._body: _Body = _Body.NONE_YET
-        self._data: bytes = b""
-        self._tail: bytes = b""
-        self._is_stream: bool = False
-        self._is_done: bool = False
-        self._closes: bool = False
-        self._is_reused: bool = self._socket is not None
-        self._event_s: float = 0.0
-        self._events: int = 0
-        self._left: int = 0
+        self._body = _Body.NONE_YET
+        self._data = self._tail = b""
+        self._is_stream = self._is_done = self._closes = False
+        self._is_reused = self._socket is not None
+        self._event_s = 0.0
+        self._events = self._left = 0
 
 
 def _unconnected(_: bytearray) -> int:
