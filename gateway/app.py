@@ -11,8 +11,9 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -60,12 +61,27 @@ JOURNAL_WAIT_S = 10.0
 """A predecessor that was killed may take a moment to be gone."""
 
 
-async def run_worker(settings: Settings, slot: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What a worker meters with."""
+
+    pool: Pool
+    counter: CreditCounter
+    cover: Cover
+    outbox: SettlementOutbox
+
+
+OpenMoney = Callable[[Settings, int, Metrics], AbstractAsyncContextManager[Money]]
+"""Opens it for a worker: the settings, its slot, and the metrics that are told of charges."""
+
+
+async def run_worker(settings: Settings, slot: int, open_money: OpenMoney | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
     Args:
         settings: has ``database_url`` and ``redis_url``.
         slot: this worker's number; its journal is ``<data_dir>/journal/worker-<slot>``.
+        open_money: what to meter with. None, for every worker that customers reach: the ledger.
 
     Raises:
         StateUnavailable, LedgerUnavailable: Postgres can't be reached at the start.
@@ -76,7 +92,7 @@ async def run_worker(settings: Settings, slot: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        worker = await stack.enter_async_context(_joined(settings, slot))
+        worker = await stack.enter_async_context(_joined(settings, slot, open_money or _open_ledger))
         server = await loop.create_server(
             lambda: Connection(worker.shared),
             settings.host,
@@ -108,33 +124,30 @@ class Worker:
         *,
         settings: Settings,
         feed: StateFeed,
-        pool: Pool,
-        counter: CreditCounter,
-        cover: Cover,
-        outbox: SettlementOutbox,
+        money: Money,
         router: Router,
         metrics: Metrics,
         request_log: RequestLog,
     ) -> None:
         self._settings = settings
         self._feed = feed
-        self._counter = counter
-        self._outbox = outbox
+        self._counter = money.counter
+        self._outbox = money.outbox
         self._metrics = metrics
         self._request_log = request_log
         self.watch = Watch(
-            counter,
-            partial(carry_holds, pool),
+            money.counter,
+            partial(carry_holds, money.pool),
             heartbeat_s=settings.hold_heartbeat_s,
             expires_in_s=settings.hold_expiry_s,
         )
-        self.settler = Settler(outbox)
+        self.settler = Settler(money.outbox)
         self.pipeline = Pipeline(
             Stages(
                 settings=settings,
                 state=feed,
-                counter=counter,
-                cover=cover,
+                counter=money.counter,
+                cover=money.cover,
                 router=router,
                 settler=self.settler,
                 watch=self.watch,
@@ -191,8 +204,38 @@ class Worker:
 
 
 @asynccontextmanager
-async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
+async def _joined(settings: Settings, slot: int, open_money: OpenMoney) -> AsyncIterator[Worker]:
     """Build the parts, and take them apart in reverse order."""
+    async with AsyncExitStack() as stack:
+        metrics = Metrics()
+        money = await stack.enter_async_context(open_money(settings, slot, metrics))
+        feed = await StateFeed.start(
+            settings.database_url,
+            FeedOptions(
+                pool_size=settings.postgres_pool_size,
+                timeout_s=settings.postgres_timeout_s,
+                resync_s=settings.resync_s,
+                max_staleness_s=settings.max_staleness_s,
+                key_cache_size=settings.key_cache_size,
+            ),
+        )
+        stack.push_async_callback(feed.close)
+        router = Router(_replica_factory(settings))
+        stack.push_async_callback(router.close)
+        request_log = RequestLog(enabled=settings.log_requests)
+        worker = Worker(
+            settings=settings, feed=feed, money=money, router=router, metrics=metrics, request_log=request_log
+        )
+        feed.on_key_revoked(worker.watch.revoke)
+        feed.on_endpoint_changed(lambda endpoint_id: _follow_endpoint(feed, router, endpoint_id))
+        for coroutine in (worker.watch.run(worker.shared), worker.keep_house()):
+            stack.push_async_callback(_stop_task, asyncio.create_task(coroutine))
+        yield worker
+
+
+@asynccontextmanager
+async def _open_ledger(settings: Settings, slot: int, metrics: Metrics) -> AsyncIterator[Money]:
+    """The credit counter in Redis, the books in Postgres, and the journal between them."""
     async with AsyncExitStack() as stack:
         pool = await open_pool(
             settings.database_url,
@@ -215,14 +258,12 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
             slice_nanos=settings.escrow_slice_micros * NANOS_PER_MICRO,
             timeout_s=settings.postgres_timeout_s,
         )
-        metrics = Metrics()
         journals = settings.data_path / "journal"
         journal = await Journal.open(journals / f"worker-{slot}", wait_s=JOURNAL_WAIT_S)
-        books = LedgerBooks(pool, MonthKeeper(), counter)
         outbox = SettlementOutbox(
             journal,
             counter,
-            books,
+            LedgerBooks(pool, MonthKeeper(), counter),
             cover,
             on_settled=metrics.settled,
             # What Redis lost has to be found before its credit is released.
@@ -233,38 +274,8 @@ async def _joined(settings: Settings, slot: int) -> AsyncIterator[Worker]:
         if slot == 0:
             # Fewer workers than last time leave journals that nobody else would open.
             await outbox.adopt_orphans(journals, from_slot=settings.workers)
-        feed = await StateFeed.start(
-            settings.database_url,
-            FeedOptions(
-                pool_size=settings.postgres_pool_size,
-                timeout_s=settings.postgres_timeout_s,
-                resync_s=settings.resync_s,
-                max_staleness_s=settings.max_staleness_s,
-                key_cache_size=settings.key_cache_size,
-            ),
-        )
-        stack.push_async_callback(feed.close)
-        router = Router(_replica_factory(settings))
-        stack.push_async_callback(router.close)
-        request_log = RequestLog(enabled=settings.log_requests)
-        worker = Worker(
-            settings=settings,
-            feed=feed,
-            pool=pool,
-            counter=counter,
-            cover=cover,
-            outbox=outbox,
-            router=router,
-            metrics=metrics,
-            request_log=request_log,
-        )
-        feed.on_key_revoked(worker.watch.revoke)
-        feed.on_endpoint_changed(lambda endpoint_id: _follow_endpoint(feed, router, endpoint_id))
-        follower = EpochFollower(pool, counter)
-        for coroutine in (worker.watch.run(worker.shared), worker.keep_house(), follower.run()):
-            task = asyncio.create_task(coroutine)
-            stack.push_async_callback(_stop_task, task)
-        yield worker
+        stack.push_async_callback(_stop_task, asyncio.create_task(EpochFollower(pool, counter).run()))
+        yield Money(pool, counter, cover, outbox)
 
 
 def _replica_factory(settings: Settings) -> ReplicaFactory:

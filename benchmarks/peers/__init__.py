@@ -1,0 +1,1 @@
+"""The gateway beside other proxies: the same mock, the same load, the same core, in one run."""
