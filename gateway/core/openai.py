@@ -25,6 +25,7 @@ MAX_TOKENS = 10_000_000
 MAX_IMAGES = 500
 MAX_SOUNDS = 64
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_PLAIN_ROLES = ROLES - {"tool"}
 TEMPLATE_TOKENS_PER_MESSAGE = 32
 """Room for what a chat template writes around a message. No template seen so far needs half of it."""
 TEMPLATE_TOKENS = 512
@@ -349,24 +350,32 @@ def _messages(name: str, value: Any) -> None:
     if len(value) > MAX_MESSAGES:
         raise _invalid(name, f"has more than {MAX_MESSAGES} messages")
     for position, message in enumerate(value):
-        where = f"messages[{position}]"
-        if not isinstance(message, dict):
-            raise _invalid(where, "must be an object with role and content")
-        role = message.get("role")
-        if not isinstance(role, str) or role not in ROLES:
-            raise _invalid(f"{where}.role", f"must be one of {', '.join(sorted(ROLES))}")
-        calls = message.get("tool_calls")
-        if calls is not None and (role != "assistant" or not isinstance(calls, list)):
-            raise _invalid(f"{where}.tool_calls", "must be a list, and only in an assistant's message")
-        if role == "tool" and not isinstance(message.get("tool_call_id"), str):
-            raise _invalid(f"{where}.tool_call_id", "is required in a tool's message")
-        content = message.get("content")
-        if content is None:
-            if role == "assistant" and (calls or message.get("refusal")):
+        # Nearly all messages are one role and one text.
+        if message.__class__ is dict and message.get("content").__class__ is str and len(message) == 2:
+            role = message.get("role")
+            if role.__class__ is str and role in _PLAIN_ROLES:
                 continue
-            raise _invalid(f"{where}.content", "is required")
-        if not isinstance(content, str):
-            _content_parts(f"{where}.content", content)
+        _message(f"messages[{position}]", message)
+
+
+def _message(where: str, message: Any) -> None:
+    if not isinstance(message, dict):
+        raise _invalid(where, "must be an object with role and content")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise _invalid(f"{where}.role", f"must be one of {', '.join(sorted(ROLES))}")
+    calls = message.get("tool_calls")
+    if calls is not None and (role != "assistant" or not isinstance(calls, list)):
+        raise _invalid(f"{where}.tool_calls", "must be a list, and only in an assistant's message")
+    if role == "tool" and not isinstance(message.get("tool_call_id"), str):
+        raise _invalid(f"{where}.tool_call_id", "is required in a tool's message")
+    content = message.get("content")
+    if content is None:
+        if role == "assistant" and (calls or message.get("refusal")):
+            return
+        raise _invalid(f"{where}.content", "is required")
+    if not isinstance(content, str):
+        _content_parts(f"{where}.content", content)
 
 
 def _content_parts(where: str, parts: Any) -> None:
