@@ -28,13 +28,11 @@ from benchmarks.load.connection import Connection
 from benchmarks.load.plan import Arrivals, Load, Target
 from benchmarks.load.requests import Requests
 from benchmarks.load.tally import Tally
+from benchmarks.polling import poll_for
 
 _REPORT_S = 0.25
 _RETRY_S = 0.1
 _LONGEST_SLEEP_S = 0.5
-_FINE_S = 0.003
-"""Sleeps shorter than this go through select, which counts in microseconds; epoll counts in milliseconds."""
-_MOST_EVENTS = 4096
 
 
 class Worker:
@@ -94,19 +92,13 @@ class Worker:
     # -- the loop --------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        poll, by_number, timers, clock_s = self.epoll.poll, self.by_number, self._timers, time.monotonic
-        own_number = self.epoll.fileno()
+        epoll, by_number, timers, clock_s = self.epoll, self.by_number, self._timers, time.monotonic
         while not self._is_over:
             now_s = clock_s()
             while timers and timers[0][0] <= now_s and not self._is_over:
                 heapq.heappop(timers)[2]()
             sleep_s = min(timers[0][0] - clock_s(), _LONGEST_SLEEP_S) if timers else _LONGEST_SLEEP_S
-            if sleep_s >= _FINE_S:
-                sleep_s -= _FINE_S / 2  # as epoll rounds up; the rest is slept below
-            elif sleep_s > 0:
-                select.select((own_number,), (), (), sleep_s)
-                sleep_s = 0.0
-            for number, mask in poll(max(0.0, sleep_s), _MOST_EVENTS):
+            for number, mask in poll_for(epoll, sleep_s):
                 connection = by_number.get(number)
                 if connection is not None:  # closed by what came before it in the same list
                     connection.ready(mask)
