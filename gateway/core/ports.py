@@ -29,6 +29,12 @@ class StateView(Protocol):
     def endpoints_of(self, org_id: str) -> Sequence[Endpoint]:
         """An organization's endpoints, oldest first."""
 
+    def endpoint_named(self, org_id: str, name: str) -> Endpoint | None:
+        """The endpoint that an organization calls so."""
+
+    def endpoints_serving(self, org_id: str, alias: str) -> Sequence[Endpoint]:
+        """An organization's endpoints of a model alias, oldest first."""
+
     def key(self, key_id: str) -> Key | None:
         """A key that is remembered and fresh enough."""
 

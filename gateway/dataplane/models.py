@@ -19,7 +19,9 @@ from gateway.core.state import Endpoint, EndpointStatus
 
 def list_models(state: StateView, exchange: Exchange) -> bytes:
     """The list as JSON."""
-    live = [e for e in _endpoints(state, exchange) if e.status is EndpointStatus.LIVE]
+    assert exchange.key is not None
+    endpoints = state.endpoints_of(exchange.key.org_id)
+    live = [endpoint for endpoint in endpoints if endpoint.status is EndpointStatus.LIVE]
     return orjson.dumps({"object": "list", "data": [_record(endpoint) for endpoint in live]})
 
 
@@ -30,15 +32,11 @@ def retrieve_model(state: StateView, exchange: Exchange, model_id: str) -> bytes
         Refused: 404.
     """
     model_id = unquote(model_id)
-    for endpoint in _endpoints(state, exchange):
-        if endpoint.id == model_id and endpoint.status is EndpointStatus.LIVE:
-            return orjson.dumps(_record(endpoint))
-    raise Refused(errors.model_not_found(model_id))
-
-
-def _endpoints(state: StateView, exchange: Exchange) -> list[Endpoint]:
     assert exchange.key is not None
-    return list(state.endpoints_of(exchange.key.org_id))
+    endpoint = state.endpoint(model_id)
+    if endpoint is None or endpoint.org_id != exchange.key.org_id or endpoint.status is not EndpointStatus.LIVE:
+        raise Refused(errors.model_not_found(model_id))
+    return orjson.dumps(_record(endpoint))
 
 
 def _record(endpoint: Endpoint) -> dict[str, Any]:

@@ -38,11 +38,10 @@ def resolve(state: StateView, org_id: str, model: str, kind: Kind) -> Endpoint:
 
 def _by_name(state: StateView, org_id: str, name: str) -> Endpoint:
     """The endpoint that the organization calls so, else the only one that serves an alias."""
-    endpoints = state.endpoints_of(org_id)
-    for endpoint in endpoints:
-        if endpoint.name == name:
-            return endpoint
-    serving = [endpoint for endpoint in endpoints if endpoint.alias == name]
+    named = state.endpoint_named(org_id, name)
+    if named is not None:
+        return named
+    serving = state.endpoints_serving(org_id, name)
     live = [endpoint for endpoint in serving if endpoint.status is EndpointStatus.LIVE]
     chosen = live or serving
     if not chosen:

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -77,6 +77,10 @@ class StateFeed:
         self._placed: dict[str, Placed] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._of_org: dict[str, tuple[Endpoint, ...]] = {}
+        self._named: dict[tuple[str, str], Endpoint] = {}
+        """By organization and name."""
+        self._serving: dict[tuple[str, str], list[Endpoint]] = {}
+        """By organization and alias."""
         self._refreshing = asyncio.Lock()
         self._stale: set[str] = set()
         self._woken = asyncio.Event()
@@ -160,6 +164,14 @@ class StateFeed:
         """An organization's endpoints, oldest first."""
         return self._of_org.get(org_id, ())
 
+    def endpoint_named(self, org_id: str, name: str) -> Endpoint | None:
+        """The endpoint that an organization calls so."""
+        return self._named.get((org_id, name))
+
+    def endpoints_serving(self, org_id: str, alias: str) -> Sequence[Endpoint]:
+        """An organization's endpoints of a model alias, oldest first."""
+        return self._serving.get((org_id, alias), ())
+
     def key(self, key_id: str) -> Key | None:
         """A key that is remembered and not too old to be trusted."""
         found = self._keys.get(key_id)
@@ -240,24 +252,42 @@ class StateFeed:
             found = await read_endpoints(self._pool, ids)
             asked = self._placed.keys() | found.keys() if ids is None else set(ids)
             changed = [key for key in asked if self._placed.get(key) != found.get(key)]
-            for endpoint_id in changed:
-                self._replace(endpoint_id, found.get(endpoint_id))
+            self._replace({endpoint_id: found.get(endpoint_id) for endpoint_id in changed})
         _tell(self._on_endpoint_changed, changed)
 
-    def _replace(self, endpoint_id: str, placed: Placed | None) -> None:
-        old = self._placed.pop(endpoint_id, None)
-        self._endpoints.pop(endpoint_id, None)
-        if placed is not None:
-            self._placed[endpoint_id] = placed
-            self._endpoints[endpoint_id] = placed.endpoint
-        for org_id in {value.endpoint.org_id for value in (old, placed) if value is not None}:
-            ids = {other.id for other in self._of_org.get(org_id, ())} | {endpoint_id}
-            here = [found for other in ids if (found := self._placed.get(other)) and found.endpoint.org_id == org_id]
-            if here:
-                here.sort(key=lambda found: (found.created_us, found.endpoint.id))
-                self._of_org[org_id] = tuple(found.endpoint for found in here)
-            else:
-                self._of_org.pop(org_id, None)
+    def _replace(self, changes: Mapping[str, Placed | None]) -> None:
+        touched: set[str] = set()
+        ids_of: dict[str, set[str]] = {}
+        for endpoint_id, placed in changes.items():
+            old = self._placed.pop(endpoint_id, None)
+            self._endpoints.pop(endpoint_id, None)
+            if old is not None:
+                touched.add(old.endpoint.org_id)
+            if placed is not None:
+                self._placed[endpoint_id] = placed
+                self._endpoints[endpoint_id] = placed.endpoint
+                touched.add(placed.endpoint.org_id)
+                ids_of.setdefault(placed.endpoint.org_id, set()).add(endpoint_id)
+        for org_id in touched:
+            self._arrange(org_id, ids_of.get(org_id, set()))
+
+    def _arrange(self, org_id: str, new_ids: Set[str]) -> None:
+        """Put an organization's endpoints in order, and find them by what they are called."""
+        before = self._of_org.pop(org_id, ())
+        for endpoint in before:
+            self._named.pop((org_id, endpoint.name), None)
+            if endpoint.alias is not None:
+                self._serving.pop((org_id, endpoint.alias), None)
+        ids = {endpoint.id for endpoint in before} | new_ids
+        here = [found for one in ids if (found := self._placed.get(one)) and found.endpoint.org_id == org_id]
+        if not here:
+            return
+        here.sort(key=lambda found: (found.created_us, found.endpoint.id))
+        self._of_org[org_id] = tuple(found.endpoint for found in here)
+        for endpoint in self._of_org[org_id]:
+            self._named.setdefault((org_id, endpoint.name), endpoint)
+            if endpoint.alias is not None:
+                self._serving.setdefault((org_id, endpoint.alias), []).append(endpoint)
 
     async def _refresh_for_ever(self) -> None:
         """Read what was announced, and everything now and then; after a failure again, with growing pauses."""

@@ -124,6 +124,11 @@ async def test_the_feed_fulfils_the_port_of_the_hot_path(
         assert card.rates == {Meter.PROMPT: 1_000, Meter.COMPLETION: 2_000}
         assert [e.id for e in view.endpoints_of(org.id)] == [older.id, newer.id]
         assert view.endpoints_of("org_aaaaaaaaaaaa") == ()
+        named = view.endpoint_named(org.id, "prod")
+        assert named is not None
+        assert named.id == older.id
+        assert [e.id for e in view.endpoints_serving(org.id, "qwen-1")] == [older.id]
+        assert view.endpoint_named("org_aaaaaaaaaaaa", "prod") is None
         assert view.endpoint("ep_none") is None
         assert feed.fresh
 
@@ -152,6 +157,8 @@ async def test_every_change_of_an_endpoint_is_seen(
         await endpoints.remove(conn, record.id)
         await until(lambda: feed.endpoint(record.id) is None)
         assert feed.endpoints_of(org.id) == ()
+        assert feed.endpoint_named(org.id, record.name) is None
+        assert not feed.endpoints_serving(org.id, record.alias or "")
         assert set(told) == {record.id}
         assert len(told) >= 7
 

@@ -40,6 +40,12 @@ class State:
     def endpoints_of(self, org_id: str) -> Sequence[Endpoint]:
         return [one for one in self._endpoints if one.org_id == org_id]
 
+    def endpoint_named(self, org_id: str, name: str) -> Endpoint | None:
+        return next((one for one in self.endpoints_of(org_id) if one.name == name), None)
+
+    def endpoints_serving(self, org_id: str, alias: str) -> Sequence[Endpoint]:
+        return [one for one in self.endpoints_of(org_id) if one.alias == alias]
+
     def key(self, key_id: str) -> Key | None:
         raise AssertionError(key_id)
 
