@@ -2,7 +2,7 @@
 #
 # Variables, from the environment or the command line: PORT, DATA_DIR, WORKERS, DATABASE_URL, REDIS_URL,
 # NEW_KEY=1 (make run: mint another demo key), BACKEND=triton (make run: the demo on a real Triton server), PYTHON
-# (interpreter for .venv), ARGS (more arguments for pytest), SECONDS and SEED (make faults).
+# (interpreter for .venv), ARGS (more arguments for pytest or the benchmarks), SECONDS and SEED (make faults).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -53,6 +53,10 @@ faults: set-up ## break everything under load, then prove the money right (SECON
 mutations: set-up ## break the ledger's own code, one line at a time: the tests must notice each
 	@exec $(PY) -m tests.faults.mutations $(ARGS)
 
+.PHONY: bench
+bench: set-up ## the standard benchmarks in under ten minutes (ARGS="small paced-300" runs some)
+	@exec $(PY) -m benchmarks run $(ARGS)
+
 .PHONY: lint
 lint: set-up ## ruff, mypy --strict, import contracts
 	$(PY) -m ruff check .
@@ -66,7 +70,7 @@ audit: ## recompute every balance and every charge (DATA_DIR=… of a running st
 
 .PHONY: lock
 lock: ## resolve all lock files anew (needs uv and the package index)
-	$(COMPILE) pyproject.toml --extra embedded --extra export --extra dev -U -o requirements.lock
+	$(COMPILE) pyproject.toml --extra embedded --extra export --extra bench --extra dev -U -o requirements.lock
 	printf 'setuptools\nopenai\n' | $(COMPILE) pyproject.toml - --extra embedded --extra export -c requirements.lock -o requirements-run.lock
 	echo setuptools | $(COMPILE) pyproject.toml - -c requirements.lock -o requirements-serve.lock
 	printf 'gguf\nxllamacpp\n' | $(COMPILE) - --no-annotate -o requirements-engine.lock

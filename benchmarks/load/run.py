@@ -232,7 +232,7 @@ def _workers(target: Target, load: Load, processes: int, cores: Sequence[int] | 
             workers.append(_Worker(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)))
             core = cores[number % len(cores)] if cores else None
             plan = {"target": asdict(target), "load": load.to_json()}
-            workers[-1].tell({**plan, "number": number, "processes": processes, "core": core})
+            workers[-1].tell({**plan, "number": number, "processes": processes, "core": core, "parent": os.getpid()})
         for worker in workers:
             worker.wait_ready()
         yield workers

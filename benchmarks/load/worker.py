@@ -6,13 +6,11 @@ at the end ``{"report": …}``; or ``{"failed": "…"}`` if it cannot begin.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import heapq
 import json
 import os
 import random
-import resource
 import select
 import socket
 import ssl
@@ -29,6 +27,7 @@ from benchmarks.load.plan import Arrivals, Load, Target
 from benchmarks.load.requests import Requests
 from benchmarks.load.tally import Tally
 from benchmarks.polling import poll_for
+from benchmarks.processes import end_with_parent, open_many_files
 
 _REPORT_S = 0.25
 _RETRY_S = 0.1
@@ -253,9 +252,10 @@ class Worker:
 def main() -> None:
     """Read the plan, say ready, begin when told, report."""
     plan = json.loads(sys.stdin.readline())
+    end_with_parent(plan["parent"])
     if plan["core"] is not None:
         os.sched_setaffinity(0, {plan["core"]})
-    _open_many_files()
+    open_many_files()
     try:
         target = Target(**plan["target"])
         worker = Worker(target, Load.from_json(plan["load"]), number=plan["number"], processes=plan["processes"])
@@ -283,12 +283,6 @@ def _destination(target: Target) -> tuple[tuple[int, tuple[Any, ...]], ssl.SSLCo
     port = parts.port or (443 if parts.scheme == "https" else 80)
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     return (family, address), ssl.create_default_context() if parts.scheme == "https" else None, host
-
-
-def _open_many_files() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _say(message: Mapping[str, Any]) -> None:

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import resource
 import signal
 import socket
 import sys
@@ -16,6 +14,7 @@ import click
 
 from benchmarks.mock.answers import Answers
 from benchmarks.mock.server import BACKLOG, MockEngine
+from benchmarks.processes import end_with_parent, open_many_files
 
 
 @click.command(help=__doc__)
@@ -24,13 +23,13 @@ from benchmarks.mock.server import BACKLOG, MockEngine
 @click.option("--model", default="mock", show_default=True, help="The name it answers under.")
 @click.option("--ttft-ms", default=0.0, show_default=True, help="From a request to its first token.")
 @click.option("--itl-ms", default=0.0, show_default=True, help="Between two tokens of a stream; 0 sends all at once.")
-def main(host: str, port: int, model: str, ttft_ms: float, itl_ms: float) -> None:
+@click.option("--parent", default=0, help="End with this process, which started this one.")
+def main(host: str, port: int, model: str, ttft_ms: float, itl_ms: float, parent: int) -> None:
     """Serve."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    open_many_files()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    end_with_parent(parent)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

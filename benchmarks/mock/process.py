@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 STOP_S = 10
 _CONTROL_S = 30
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Goes to loopback whatever proxy the environment names."""
 
 
 class MockDidNotStart(RuntimeError):
@@ -33,7 +36,7 @@ class MockProcess:
     def pace(self, *, ttft_ms: float = 0.0, itl_ms: float = 0.0) -> None:
         """Change the pace of all that is asked from now on."""
         body = json.dumps({"ttft_ms": ttft_ms, "itl_ms": itl_ms}).encode()
-        with urllib.request.urlopen(f"{self.url}/mock/pace", data=body, timeout=_CONTROL_S) as answer:
+        with _OPENER.open(f"{self.url}/mock/pace", data=body, timeout=_CONTROL_S) as answer:
             answer.read()
 
     def stop(self) -> None:
@@ -60,7 +63,7 @@ def running(*flags: str, prefix: Sequence[str] = ()) -> Iterator[MockProcess]:
     Raises:
         MockDidNotStart: if it ended instead.
     """
-    command = [*prefix, sys.executable, "-m", "benchmarks.mock", *flags]
+    command = [*prefix, sys.executable, "-m", "benchmarks.mock", "--parent", str(os.getpid()), *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
