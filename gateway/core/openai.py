@@ -74,9 +74,11 @@ class Media:
 NO_MEDIA = Media()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """A checked request.
+
+    Not frozen, like all that is made anew for every request: setting a field of a frozen one takes four times as long.
 
     Attributes:
         model: what the client called the model, verbatim.

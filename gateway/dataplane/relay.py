@@ -29,7 +29,7 @@ NOTHING = Observed(None, 0)
 HEARTBEAT = b": keep-alive\n\n"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """A complete answer; ``body`` is empty for a stream, whose events were written already.
 
