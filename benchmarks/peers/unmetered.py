@@ -75,10 +75,22 @@ class ForgetfulOutbox(SettlementOutbox):
         return 0
 
     async def record(self, settlement: Settlement) -> None:
-        """Count it, for the metrics of a worker that serves for money are kept as well."""
+        """Count it: the metrics of a worker that serves for money are kept as well."""
         self.counts.recorded += 1
         if self.on_settled is not None:
             self.on_settled(settlement.amount_nanos, 0)
+
+    def post(self, settlement: Settlement) -> asyncio.Future[None]:
+        """The same, as a future that is done."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        self.counts.recorded += 1
+        if self.on_settled is not None:
+            self.on_settled(settlement.amount_nanos, 0)
+        return done
+
+    async def written(self) -> None:
+        """Nothing is."""
 
     async def drain(self, deadline_s: float) -> int:
         """There is nothing to wait for."""

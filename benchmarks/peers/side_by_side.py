@@ -1,0 +1,196 @@
+"""Start all peers, and send each the same loads, round after round.
+
+A round goes through the scenarios, and each scenario through the peers: what is compared was measured within the same
+minute. All peers run all the time; those whose turn it is not are idle, and what they use meanwhile is measured too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.load import Measurement, Progress, run
+from benchmarks.load.watch import Watch
+from benchmarks.mock import process as mock_process
+from benchmarks.mock.process import MockProcess
+from benchmarks.peers.catalog import DIRECT, GATEWAY
+from benchmarks.peers.figures import ENGINE, PROXY, STACK, WAITING, Cell, Run
+from benchmarks.peers.peer import Peer, PeerFailed, Place, Running, pinned
+from benchmarks.peers.scenarios import BURST, LOAD_SHARE, Scenario
+from benchmarks.processes import Cores, open_many_files
+
+MODEL = "mock"
+QUIET_SHARE = 0.25
+"""Of a core, for all peers together; each of them has its clocks."""
+QUIET_LOOK_S = 0.25
+QUIET_WAIT_S = 20.0
+DEFAULT_RATE_PER_S = 50.0
+"""Of an open loop whose peer has no rate to take a share of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        seconds: of each measurement; ``slow_seconds`` for peers that are slow.
+    """
+
+    peers: Sequence[Peer]
+    scenarios: Sequence[Scenario]
+    rounds: int = 3
+    seconds: float = 4.0
+    slow_seconds: float = 2.5
+
+    def seconds_for(self, peer: Peer) -> float:
+        """How long a peer is measured."""
+        return self.slow_seconds if peer.is_slow else self.seconds
+
+    @property
+    def steps(self) -> int:
+        """Measurements in all, if every peer is there."""
+        return self.rounds * len(self.scenarios) * len(self.peers)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Who is told how it goes; nobody by default.
+
+    Attributes:
+        say: what is being done, in a few words.
+        step: one more measurement is done, or will not be.
+        progress: where the measurement is.
+        measured: the latest cell.
+    """
+
+    say: Callable[[str], None] = lambda _: None
+    step: Callable[[], None] = lambda: None
+    progress: Callable[[Progress], None] = lambda _: None
+    measured: Callable[[Cell], None] = lambda _: None
+
+
+@dataclass(slots=True)
+class _Started:
+    """The peers that run."""
+
+    mock: MockProcess
+    cores: Cores
+    running: dict[str, Running] = field(default_factory=dict)
+
+    def groups(self, peer: str) -> dict[str, list[int]]:
+        """The processes to watch while a peer has its turn."""
+        one = self.running[peer]
+        found = {STACK: list(one.stack_pids), ENGINE: [self.mock.pid]}
+        if one.proxy_pids:
+            found[PROXY] = list(one.proxy_pids)
+        found[WAITING] = [pid for name, other in self.running.items() if name != peer for pid in other.stack_pids]
+        return found
+
+
+def install(peers: Sequence[Peer], folder: Path, watcher: Watcher) -> dict[str, str]:
+    """Install what is not there; returns why a peer cannot be had, by its name."""
+    absent = {}
+    for peer in peers:
+        watcher.say(f"installing {peer.label}")
+        try:
+            peer.install(folder / peer.name)
+        except PeerFailed as error:
+            absent[peer.name] = str(error)
+    return absent
+
+
+def side_by_side(plan: Plan, folder: Path, cores: Cores, watcher: Watcher) -> tuple[Run, dict[str, str]]:
+    """Measure; returns what came of it, and the version of each peer by its name.
+
+    Args:
+        folder: where peers are installed.
+        cores: the first of `Cores.measured` is the proxies' own, one at a time.
+    """
+    open_many_files()
+    done = Run(absent=install(plan.peers, folder, watcher))
+    with pinned(cores.others), _started(plan, folder, cores, watcher, done) as started:
+        for number in range(plan.rounds):
+            for scenario in plan.scenarios:
+                started.mock.pace(itl_ms=scenario.itl_ms)
+                # The gateway comes before those whose rate depends on it: in the scenario before.
+                for peer in plan.peers:
+                    if peer.name in started.running:
+                        _measure(plan, number, scenario, peer, started, done, watcher)
+                    watcher.step()
+        versions = {name: one.version for name, one in started.running.items()}
+    return done, versions
+
+
+def _measure(
+    plan: Plan, number: int, scenario: Scenario, peer: Peer, started: _Started, done: Run, watcher: Watcher
+) -> None:
+    one = started.running[peer.name]
+    if scenario.stream and one.no_streams:
+        done.gaps[peer.name, scenario.name] = one.no_streams
+        return
+    watcher.say(f"round {number + 1} of {plan.rounds}: {scenario.label}: {peer.label}")
+    rate = open_loop_rate(done, number, peer.name) if scenario.is_open_loop else None
+    load = scenario.load(seconds=plan.seconds_for(peer), rate_per_s=rate)
+    groups = started.groups(peer.name)
+    wait_quiet([pid for running in started.running.values() for pid in running.stack_pids])
+    measurement: Measurement = run(
+        one.target, load, watch=groups, cores=started.cores.others, progress=watcher.progress
+    )
+    cell = Cell(peer.name, scenario, number, measurement)
+    done.cells.append(cell)
+    watcher.measured(cell)
+
+
+def open_loop_rate(done: Run, number: int, peer: str) -> float:
+    """30 % of what a core of the gateway brings; of the peer's own, where that is less.
+
+    So those that can are asked at the same rate, and nobody at more than it can.
+    """
+    found = {cell.peer: cell.per_core for cell in done.cells if cell.round == number and cell.scenario is BURST}
+    own = None if peer == DIRECT else found.get(peer)
+    rates = [rate for rate in (own, found.get(GATEWAY)) if rate]
+    return max(1.0, LOAD_SHARE * min(rates)) if rates else DEFAULT_RATE_PER_S
+
+
+def wait_quiet(pids: Sequence[int], *, within_s: float = QUIET_WAIT_S) -> bool:
+    """Until processes have done what the last load left them; whether they did."""
+    give_up_s = time.monotonic() + within_s
+    while time.monotonic() < give_up_s:
+        watch = Watch({"all": pids})
+        watch.begin()
+        begin_s = time.monotonic()
+        time.sleep(QUIET_LOOK_S)
+        if watch.end()["all"].cpu_s < QUIET_SHARE * (time.monotonic() - begin_s):
+            return True
+    return False
+
+
+@contextmanager
+def _started(plan: Plan, folder: Path, cores: Cores, watcher: Watcher, done: Run) -> Iterator[_Started]:
+    """The mock engine and every peer that starts."""
+    with ExitStack() as cleanup:
+        started = _Started(cleanup.enter_context(mock_process.running("--model", MODEL)), cores)
+        work = Path(tempfile.mkdtemp(prefix="pareta-peers-"))
+        work.chmod(0o755)  # Postgres, which never runs as root, has to pass through
+        cleanup.callback(shutil.rmtree, work, ignore_errors=True)
+        for peer in plan.peers:
+            if peer.name in done.absent:
+                continue
+            watcher.say(f"starting {peer.label}")
+            own = work / peer.name
+            own.mkdir()
+            place = Place(folder / peer.name, own, cores.measured[0], cores.others)
+            try:
+                running = peer.start(started.mock.url, MODEL, place)
+            except PeerFailed as error:
+                done.absent[peer.name] = str(error)
+                continue
+            cleanup.callback(running.stop)
+            started.running[peer.name] = running
+        yield started
+        watcher.say("stopping")
