@@ -5,7 +5,7 @@ Floor: core (pure).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.core.exchange import Exchange
@@ -52,5 +52,6 @@ class Recorder(Protocol):
     def closed(self, exchange: Exchange, now_s: float) -> None:
         """An exchange is over."""
 
-    def relayed(self, exchange: Exchange, gap_s: float) -> None:
-        """Content was passed on, this long after the previous piece."""
+    @property
+    def relayed(self) -> Callable[[float], None]:
+        """To be called when content was passed on, with the seconds since the previous piece."""

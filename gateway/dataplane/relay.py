@@ -75,7 +75,7 @@ class Relay:
 
     __slots__ = (
         "_call", "_done", "_extension", "_head", "_interrupted", "_is_cut", "_last_content_s", "_last_write_s", "_loop",
-        "_patience", "_recorder", "_recording", "_reply", "_resumed_s", "_started_s", "exchange",
+        "_patience", "_recording", "_relayed", "_reply", "_resumed_s", "_started_s", "exchange",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +93,7 @@ class Relay:
         self._reply = reply
         self._head = head
         self._patience = patience
-        self._recorder = recorder
+        self._relayed = recorder.relayed
         self._recording = recording
         self._call: Call | None = None
         self._done: asyncio.Future[Answer] | None = None
@@ -165,7 +165,7 @@ class Relay:
         if self.exchange.first_byte_s is None:
             self.exchange.first_byte_s = now_s
         else:
-            self._recorder.relayed(self.exchange, now_s - self._last_content_s)
+            self._relayed(now_s - self._last_content_s)
         self._last_content_s = now_s
 
     def allowance(self, seen: Observed) -> int:

@@ -432,7 +432,8 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Write whole events of the stream."""
         if self._transport is not None:
-            self._transport.write(heads.chunk(data) if self._chunked else data)
+            # `heads.chunk` without its call, once a token.
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end_stream(self, data: bytes) -> None:
         """Write the last events and end the body properly."""

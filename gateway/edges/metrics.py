@@ -77,7 +77,8 @@ class Metrics:
         self._added_s = Distribution(ADDED_SECONDS)
         self._prompt_tokens = self._completion_tokens = 0
         self._charges_seen = self._charged_nanos = self._shortfall_nanos = 0
-        self._observe_gap = self._gaps.observe
+        self.relayed = self._gaps.observe
+        """To be called with the seconds between two pieces of a stream."""
 
     def closed(self, exchange: Exchange, now_s: float) -> None:
         """An exchange is over."""
@@ -99,11 +100,6 @@ class Metrics:
         if usage is not None:
             self._prompt_tokens += usage.prompt
             self._completion_tokens += usage.completion
-
-    def relayed(self, exchange: Exchange, gap_s: float) -> None:
-        """Content was passed on."""
-        del exchange
-        self._observe_gap(gap_s)
 
     def settled(self, charged_nanos: int, shortfall_nanos: int) -> None:
         """A settlement was confirmed."""
