@@ -177,7 +177,7 @@ def one_load(
             warm_up_s=warm_up,
             prompt_tokens=prompt_tokens,
             max_tokens=max_tokens,
-            body=json.loads(body),
+            body=_members(body),
         )
         target = _target(base_url, api_key, model, dict(_header(header) for header in headers))
         with _bar(load.total_s) as progress:
@@ -241,6 +241,16 @@ def _target(base_url: str, api_key: str, model: str, headers: dict[str, str] | N
         return Target(base_url, api_key, model, headers or {})
     except PlanError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _members(text: str) -> dict[str, Any]:
+    try:
+        members = json.loads(text)
+    except ValueError:
+        members = None
+    if not isinstance(members, dict):
+        raise click.UsageError(f"The body {text!r} is no JSON object.")
+    return members
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from benchmarks.load.measurement import TIMES
 
 GATEWAY, DIRECT = "gateway", "direct"
 """The two ways of a load: through the gateway, and straight to the engine."""
+_SECRET = frozenset({"--api-key", "--header"})
 _ROOT = Path(__file__).parent.parent
 
 
@@ -76,7 +77,7 @@ def document(results: Iterable[Result], *, settings: Mapping[str, Any]) -> dict[
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "has_uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": _command(),
         "machine": machine(),
         "versions": versions("aiohttp", "asyncpg", "httptools", "orjson", "redis", "uvloop"),
         "settings": dict(settings),
@@ -122,6 +123,18 @@ def added_ms(results: Sequence[Result], scenario: str, times: str, percent: floa
     if not all(via in both and both[via].total for via in (GATEWAY, DIRECT)):
         return None
     return (both[GATEWAY].percentile_s(percent) - both[DIRECT].percentile_s(percent)) * 1e3
+
+
+def _command() -> list[str]:
+    """What was typed, without what must not be written down."""
+    shown: list[str] = [Path(sys.argv[0]).name]
+    for argument in sys.argv[1:]:
+        option, sign, _ = argument.partition("=")
+        if shown[-1] in _SECRET:
+            shown.append("…")
+        else:
+            shown.append(f"{option}=…" if sign and option in _SECRET else argument)
+    return shown
 
 
 def _git(*arguments: str) -> str:

@@ -269,7 +269,7 @@ class Connection:
 
     def _broke(self, error: str) -> None:
         """The connection cannot be used any more."""
-        if self.is_busy and self._is_reused and not self.status:
+        if self.is_busy and self._is_reused and not self.status and not self._data:
             # The server had closed it when the request was on its way: every client tries again.
             self.close()
             self.is_busy, self._is_reused, self._data = True, False, b""

@@ -81,7 +81,10 @@ class Worker:
         self._at(self._from_s, self._begin_measuring)
         self._at(self._to_s, self._end_measuring)
         self._at(begin_s + _REPORT_S, self._tell)
-        self._loop()
+        try:
+            self._loop()
+        finally:
+            self._close()
         return {
             "tally": self._measured.to_json(),
             "open_mean": self._open_mean,
@@ -96,6 +99,8 @@ class Worker:
             now_s = clock_s()
             while timers and timers[0][0] <= now_s and not self._is_over:
                 heapq.heappop(timers)[2]()
+            if self._is_over:
+                return
             sleep_s = min(timers[0][0] - clock_s(), _LONGEST_SLEEP_S) if timers else _LONGEST_SLEEP_S
             for number, mask in poll_for(epoll, sleep_s):
                 connection = by_number.get(number)
@@ -229,6 +234,11 @@ class Worker:
             connection.close()
         for due_s in filter(self._is_of_interest, self._waiting):
             self._give_up(now_s, due_s, now_s)
+
+    def _close(self) -> None:
+        for connection in list(self.by_number.values()):
+            connection.close()
+        self.epoll.close()
 
     def _give_up(self, now_s: float, due_s: float, sent_s: float) -> None:
         self._measured.errors["not ended in time"] += 1
