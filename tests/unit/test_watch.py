@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from backends.protocol import Backend
 from backends.wire.request import InferenceRequest, Kind
 from gateway.core.exchange import Ending, Exchange
-from gateway.core.ports import Recorder
 from gateway.core.state import Key, Limits, Scope
 from gateway.dataplane.relay import Interrupted, Patience, Relay
 from gateway.dataplane.reply import Reply
 from gateway.dataplane.watch import Carry, Watch
+from gateway.edges.metrics import Metrics
 from ledger.counter import CreditCounter
 
 
@@ -29,7 +30,7 @@ def relay_of(key_id: str) -> Relay:
     exchange = Exchange("req_0" + "0" * 25, "/v1/chat/completions", 0.0, 0)
     exchange.key = Key(key_id, "org_1", b"", Scope.FULL, None, False, Limits(), Limits())
     patience = Patience(deadline_s=1, idle_s=1, commit_stream_s=1, heartbeat_s=1, write_s=1)
-    return Relay(exchange, cast(Reply, Quiet()), head=b"", patience=patience, recorder=cast(Recorder, None))
+    return Relay(exchange, cast(Reply, Quiet()), head=b"", patience=patience, recorder=Metrics(CollectorRegistry()))
 
 
 async def ending_of(relay: Relay) -> Ending:
