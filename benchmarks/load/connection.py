@@ -18,6 +18,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
+from benchmarks.load.tally import Tally
+
 EVENT = b"data: {"
 _EVENT_END = b"}\n\n\r\n"
 _DONE = b"[DONE]"
@@ -55,12 +57,11 @@ class Owner(Protocol):
     stream: bool
     expect_status: int
     tokens_known: bool
+    counting: Tally
+    """What events and the gaps between them are added to."""
 
     def first_event(self, connection: Connection, now_s: float) -> None:
         """The first event of an answer was read."""
-
-    def events(self, count: int, gap_s: float) -> None:
-        """Events were read; the gap is to those before of the same answer, 0 for the first."""
 
     def ended(self, connection: Connection, now_s: float, error: str | None) -> None:
         """An answer ended; `error` says what was wrong with it."""
@@ -124,6 +125,11 @@ class Connection:
         """Whether there is a socket to use again."""
         return self._socket is not None
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing of the answer has come: no event of a stream, no head of a whole one."""
+        return not self._events if self._owner.stream else not self.status
+
     def close(self) -> None:
         """Hang up, whatever is under way."""
         if self._socket is not None:
@@ -175,12 +181,13 @@ class Connection:
     def _count(self, events: int) -> None:
         if not events:
             return
-        now_s = _now_s()
+        now_s, tally = _now_s(), self._owner.counting
+        tally.events += events
         if self._event_s:
-            self._owner.events(events, now_s - self._event_s)
+            tally.gaps.append(now_s - self._event_s)
+            tally.together += events - 1
         else:
             self._owner.first_event(self, now_s)
-            self._owner.events(events, 0.0)
         self._event_s = now_s
         self._events += events
 

@@ -57,7 +57,7 @@ class Worker:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
         self._measured = Tally()
-        self._counting = Tally()  # `_measured` while it is measured, else one that only the progress shows
+        self.counting = Tally()  # `_measured` while it is measured, else one that only the progress shows
         self._is_measuring = self._is_stopping = self._is_over = False
         self._open = 0
         self._open_since_s = self._open_area_s = 0.0
@@ -95,7 +95,7 @@ class Worker:
 
     def _loop(self) -> None:
         epoll, by_number, timers, clock_s = self.epoll, self.by_number, self._timers, time.monotonic
-        while not self._is_over:
+        while True:
             now_s = clock_s()
             while timers and timers[0][0] <= now_s and not self._is_over:
                 heapq.heappop(timers)[2]()
@@ -151,19 +151,11 @@ class Worker:
             times["first_token"].add(now_s - connection.due_s)
             times["first_token_sent"].add(now_s - connection.sent_s)
 
-    def events(self, count: int, gap_s: float) -> None:
-        """Events were read."""
-        tally = self._counting
-        tally.events += count
-        if gap_s:
-            tally.gaps.append(gap_s)
-            tally.together += count - 1
-
     def ended(self, connection: Connection, now_s: float, error: str | None) -> None:
         """An answer ended: count it, and send the next one."""
         self._count_open(-1)
         del self._under_way[connection]
-        tally = self._counting
+        tally = self.counting
         if connection.status:
             tally.statuses[connection.status] += 1
         if error is None:
@@ -206,7 +198,7 @@ class Worker:
     # -- phases ----------------------------------------------------------------------------------------------
 
     def _begin_measuring(self) -> None:
-        self._counting = self._measured
+        self.counting = self._measured
         self._is_measuring = True
         self._count_open(0)
         self._open_area_s = 0.0
@@ -216,7 +208,7 @@ class Worker:
         self._count_open(0)
         self._open_mean = self._open_area_s / self._load.seconds
         self._cpu_share = (time.process_time() - self._cpu_from_s) / self._load.seconds
-        self._counting = Tally()
+        self.counting = Tally()
         self._is_measuring, self._is_stopping = False, True
         self._at(time.monotonic() + self._load.drain_s, self._finish)
         if not self._under_way and not self._waiting:
@@ -228,7 +220,10 @@ class Worker:
         self._is_over = True
         for connection in list(self._under_way):
             if not self._load.is_open_loop:
-                self._measured.cut += 1
+                if connection.is_silent and connection.sent_s < self._from_s:
+                    self._measured.errors["no answer in all of the measured time"] += 1
+                else:
+                    self._measured.cut += 1
             elif self._is_of_interest(connection.due_s):
                 self._give_up(now_s, connection.due_s, connection.sent_s)
             connection.close()
@@ -253,7 +248,7 @@ class Worker:
 
     def _tell(self) -> None:
         """A line for who watches."""
-        tally = self._counting
+        tally = self.counting
         tally.fold_gaps()
         _say({"requests": tally.requests, "events": tally.events, "errors": tally.errors.total(), "open": self._open})
         self._at(time.monotonic() + _REPORT_S, self._tell)

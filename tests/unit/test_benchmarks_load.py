@@ -45,15 +45,12 @@ class FakeOwner:
         self.tls: ssl.SSLContext | None = None
         self.tls_name = ""
         self.stream, self.expect_status, self.tokens_known = stream, expect_status, tokens_known
-        self.counted = 0
+        self.counting = Tally()
         self.firsts = 0
         self.ends: list[str | None] = []
 
     def first_event(self, connection: Connection, now_s: float) -> None:
         self.firsts += 1
-
-    def events(self, count: int, gap_s: float) -> None:
-        self.counted += count
 
     def ended(self, connection: Connection, now_s: float, error: str | None) -> None:
         self.ends.append(error)
@@ -138,7 +135,7 @@ def test_a_stream_is_counted_right_wherever_it_is_cut(talk: Callable[..., Talk])
         one.ask()
         one.answer(whole[:cut], whole[cut:])
         done = cut + 1
-        assert (one.owner.counted, one.owner.firsts, one.owner.ends) == (4 * done, done, [None] * done), cut
+        assert (one.owner.counting.events, one.owner.firsts, one.owner.ends) == (4 * done, done, [None] * done), cut
 
 
 def test_a_stream_byte_by_byte_is_counted_right(talk: Callable[..., Talk]) -> None:
@@ -146,7 +143,7 @@ def test_a_stream_byte_by_byte_is_counted_right(talk: Callable[..., Talk]) -> No
     one = talk(stream=True)
     one.ask()
     one.answer(*(bytes([byte]) for byte in stream()))
-    assert (one.owner.counted, one.owner.firsts, one.owner.ends) == (4, 1, [None])
+    assert (one.owner.counting.events, one.owner.firsts, one.owner.ends) == (4, 1, [None])
 
 
 @pytest.mark.parametrize(
@@ -347,6 +344,15 @@ def test_what_never_ends_counts_as_slow_and_as_an_error(server: Server) -> None:
     assert tally.errors == {"not ended in time": due}
     assert tally.times["latency"].percentile_s(100) > 0.7
     assert tally.requests == 0
+
+
+def test_a_closed_loop_without_any_answer_is_no_success(server: Server) -> None:
+    """Requests that were sent before it was measured and got nothing until it was over are errors, not merely cut."""
+    server.delay_s = lambda: 1.5
+    load = Load(name="dead", connections=3, seconds=0.4, warm_up_s=0.4, drain_s=0.1)
+    tally, _ = carry_out(server.target, load)
+    assert tally.errors == {"no answer in all of the measured time": 3}
+    assert tally.cut == 0
 
 
 def test_an_open_loop_keeps_its_rate_and_a_closed_one_its_connections(server: Server) -> None:
