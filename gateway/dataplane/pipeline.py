@@ -37,6 +37,7 @@ from gateway.dataplane.server import Request
 from gateway.dataplane.settle import Settler
 from gateway.dataplane.watch import Watch
 from gateway.settings import Settings
+from ledger.core.ids import REQUEST_PREFIX
 from ledger.counter import CreditCounter, Held
 from ledger.cover import Cover
 from ledger.outbox import OutboxUnavailable
@@ -220,7 +221,7 @@ class Pipeline:
         if answer is not None and ending in _ANSWERED:
             # The client sees the end only when its charge can no longer be lost.
             try:
-                await asyncio.shield(durable)
+                await durable
             except OutboxUnavailable:
                 raise Refused(errors.charge_uncertain()) from None
             self._finish(exchange, reply, answer, head)
@@ -228,7 +229,7 @@ class Pipeline:
             # Nor does it hear of a failure before it is sure that it costs nothing: a worker that died in between would
             # leave a hold that is reaped at what was delivered. Is that not sure in time, it has to hear all the same.
             with contextlib.suppress(OutboxUnavailable):
-                await asyncio.shield(durable)
+                await durable
             self._fail(exchange, reply, error)
 
     def _bound(self, relay: Relay, planned: Plan, held: Held) -> None:
@@ -243,7 +244,7 @@ class Pipeline:
         """Ask one replica after another until one answers; a failure that another may not have lets it go on."""
         assert exchange.endpoint is not None
         tried: list[str] = []
-        failure = BackendFailure(FailureCode.UNREACHABLE, Phase.CONNECT)
+        failure: BackendFailure | None = None
         while len(tried) < MAX_ATTEMPTS:
             replica = self._stages.router.pick(exchange.endpoint, tried)
             if replica is None:
@@ -257,7 +258,7 @@ class Pipeline:
                 failure = error
                 if error.is_callers_fault or exchange.first_byte_s is not None:
                     break  # every replica would say the same, or the client has part of an answer already
-        raise failure
+        raise failure or BackendFailure(FailureCode.UNREACHABLE, Phase.CONNECT)
 
     def _finish(self, exchange: Exchange, reply: Reply, answer: Answer, head: bytes) -> None:
         assert exchange.ask is not None
@@ -311,28 +312,29 @@ def _inference_request(exchange: Exchange, planned: Plan, held: Held) -> Inferen
     ask, kind = exchange.ask, exchange.kind
     assert ask is not None
     assert kind is not None
-    body = {**ask.extra, **ask.known} if ask.extra and _takes_extras(exchange) else dict(ask.known)
+    body = {**ask.extra, **ask.known} if ask.extra and _takes_extras(exchange) else ask.known.copy()
     body.pop("max_completion_tokens", None)
-    body.pop("max_tokens", None)
     max_tokens = upstream_max_tokens(ask, planned, held.tokens_granted)
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
+    else:
+        body.pop("max_tokens", None)
     return InferenceRequest(
-        kind=kind,
-        body=body,
-        stream=ask.stream,
-        include_usage=ask.include_usage,
-        answer_id=_answer_id(exchange),
-        created_s=exchange.started_ms // 1000,
-        public_model=ask.model,
-        completions=ask.completions,
+        kind,
+        body,
+        ask.stream,
+        ask.include_usage,
+        _answer_id(exchange),
+        exchange.started_ms // 1000,
+        ask.model,
+        ask.completions,
     )
 
 
 def _answer_id(exchange: Exchange) -> str:
     """The same on every chunk of an answer, also on the one that tells of its failure."""
     prefix = "chatcmpl-" if exchange.kind is Kind.CHAT else "cmpl-"
-    return prefix + exchange.request_id.removeprefix("req_")
+    return prefix + exchange.request_id[len(REQUEST_PREFIX) :]
 
 
 def _is_stream(exchange: Exchange) -> bool:
