@@ -11,6 +11,8 @@ MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
 UV ?= uv
+# Peers are strangers' code: a version is taken when it has been public for two weeks.
+PEERS_BEFORE ?= $(shell date -u -d '14 days ago' +%F)
 
 export PORT DATA_DIR WORKERS DATABASE_URL REDIS_URL NEW_KEY BACKEND PYTHON
 # An empty variable is the same as none.
@@ -57,6 +59,10 @@ mutations: set-up ## break the ledger's own code, one line at a time: the tests 
 bench: set-up ## the standard benchmarks in under ten minutes (ARGS="small paced-300" runs some)
 	@exec $(PY) -m benchmarks run $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: set-up ## nginx, SGLang's router, LiteLLM, Portkey and the gateway side by side (installs into .bench-peers)
+	@exec $(PY) -m benchmarks.peers $(ARGS)
+
 .PHONY: lint
 lint: set-up ## ruff, mypy --strict, import contracts
 	$(PY) -m ruff check .
@@ -80,7 +86,13 @@ lock: ## resolve all lock files anew (needs uv and the package index)
 	for version in 0.1.0 0.3.1; do \
 		echo "pareta==$$version" | $(COMPILE) - --no-annotate -o tests/clients/pareta-$$version.txt; done
 
+.PHONY: lock-peers
+lock-peers: ## pin the peers of bench-peers anew (PEERS_BEFORE=2026-11-09: nothing younger is taken)
+	echo sglang-router | $(COMPILE) - --no-annotate -U --exclude-newer $(PEERS_BEFORE) -o benchmarks/peers/pins/sglang-router.txt
+	echo 'litellm[proxy]!=1.82.7,!=1.82.8' | \
+		$(COMPILE) - --no-annotate -U --exclude-newer $(PEERS_BEFORE) -o benchmarks/peers/pins/litellm.txt
+
 .PHONY: clean
-clean: ## remove caches, .venv and .venv-triton (never data)
-	rm -rf .venv .venv-engine .venv-triton .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+clean: ## remove caches, environments and installed peers (never data)
+	rm -rf .venv .venv-engine .venv-triton .bench-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

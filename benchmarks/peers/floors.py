@@ -64,9 +64,14 @@ class Verdict:
         bound = f"{'≥' if floor.at_least else '≤'} {floor.bound:,g} {floor.unit}".strip()
         if self.spread is None:
             return f"not known: {floor.about} {bound} ({self.reason})"
-        rounds = f"{self.spread.median:,.3g} ({self.spread.low:,.3g} to {self.spread.high:,.3g})"
+        median, low, high = (_short(value) for value in (self.spread.median, self.spread.low, self.spread.high))
+        rounds = f"{median} ({low} to {high})"
         word = "met" if self.is_met else f"missed by {self.missed_by:.0%}"
         return f"{word}: {floor.about} {bound}: {rounds}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _paced(scenario: str, streams: int) -> tuple[Floor, ...]:

@@ -37,6 +37,12 @@ def python_environment(folder: Path, lock: Path) -> Path:
     return environment / "bin" / "python"
 
 
+def pinned_version(lock: Path, package: str) -> str:
+    """Which version of a package a lock file names."""
+    lines = lock.read_text().splitlines()
+    return next(line.partition("==")[2].split()[0] for line in lines if line.startswith(f"{package}=="))
+
+
 def node_modules(folder: Path, pins: Path) -> Path:
     """The packages of a ``package-lock.json``, without their install scripts; the folder that holds them.
 

@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 
 from benchmarks.load import Target
-from benchmarks.peers.install import PINS, python_environment
+from benchmarks.peers.install import PINS, pinned_version, python_environment
 from benchmarks.peers.peer import Place, Running, running_program, start_program
 from gateway.stack.processes import free_port
 
@@ -71,4 +71,4 @@ def configuration_of(upstream: str, model: str, master_key: str) -> dict[str, ob
 
 def version() -> str:
     """The pinned one."""
-    return next(line.split("==")[1].split()[0] for line in LOCK.open() if line.startswith("litellm=="))
+    return pinned_version(LOCK, "litellm")

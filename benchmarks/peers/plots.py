@@ -72,10 +72,10 @@ def _pair(axes: Axes, peers: Sequence[Peer], title: str, first: tuple[str, Value
 def _frame(axes: Axes, peers: Sequence[Peer], title: str) -> None:
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_yticks(range(len(peers)), [peer.label for peer in peers], fontsize=9)
-    axes.invert_yaxis()
+    axes.set_ylim(len(peers) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.grid(axis="x", which="major", alpha=0.3)
-    axes.margins(x=0.15)
+    axes.margins(x=0.25)
 
 
 def _draw(axes: Axes, peers: Sequence[Peer], value: Value, *, offset: float, height: float, alpha: float) -> None:
@@ -87,4 +87,9 @@ def _draw(axes: Axes, peers: Sequence[Peer], value: Value, *, offset: float, hei
         color = OURS if peer.name in (GATEWAY, UNMETERED) else OTHERS
         range_ = [[spread.median - spread.low], [spread.high - spread.median]]
         axes.barh(place + offset, spread.median, height=height, color=color, alpha=alpha, xerr=range_, ecolor="#333333")
-        axes.text(spread.high, place + offset, f" {spread.median:,.3g}", fontsize=7, va="center")
+        axes.text(spread.high, place + offset, f" {_short(spread.median)}", fontsize=7, va="center")
+
+
+def _short(value: float) -> str:
+    """Three digits, or all those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

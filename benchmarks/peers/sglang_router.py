@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.load import Target
-from benchmarks.peers.install import PINS, python_environment
+from benchmarks.peers.install import PINS, pinned_version, python_environment
 from benchmarks.peers.peer import Place, Running, running_program, start_program
 from gateway.stack.processes import free_port
 
@@ -46,4 +46,4 @@ class SglangRouter:
 
 def version() -> str:
     """The pinned one."""
-    return next(line.split("==")[1].split()[0] for line in LOCK.open() if line.startswith("sglang-router=="))
+    return pinned_version(LOCK, "sglang-router")

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.load import Measurement, Progress, run
+from benchmarks.load import LoadFailed, Progress, run
 from benchmarks.load.watch import Watch
 from benchmarks.mock import process as mock_process
 from benchmarks.mock.process import MockProcess
@@ -138,9 +138,11 @@ def _measure(
     load = scenario.load(seconds=plan.seconds_for(peer), rate_per_s=rate)
     groups = started.groups(peer.name)
     wait_quiet([pid for running in started.running.values() for pid in running.stack_pids])
-    measurement: Measurement = run(
-        one.target, load, watch=groups, cores=started.cores.others, progress=watcher.progress
-    )
+    try:
+        measurement = run(one.target, load, watch=groups, cores=started.cores.others, progress=watcher.progress)
+    except LoadFailed as error:
+        done.gaps[peer.name, scenario.name] = str(error)
+        return
     cell = Cell(peer.name, scenario, number, measurement)
     done.cells.append(cell)
     watcher.measured(cell)
