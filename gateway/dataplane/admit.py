@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from backends.wire.request import Kind
 from gateway.core import errors
 from gateway.core.errors import Refused
 from gateway.core.estimate import Plan
@@ -38,6 +39,8 @@ from ledger.cover import Answer, Cover
 COVER_ATTEMPTS = 3
 """How often Postgres is asked for one request: what it granted may have been taken by others meanwhile."""
 
+_Owners = tuple[tuple[str, Limits], ...]
+_ROUTES = {kind: kind.value for kind in Kind}
 _WHAT = {"rpm": "requests per minute", "tpm": "tokens per minute", "open": "concurrent requests"}
 
 
@@ -65,11 +68,13 @@ async def admit(
         Refused: 429, 402 or 503, with the state of the limits attached as ``limits``.
     """
     admission = build_admission(exchange, plan, body, defaults=defaults, expires_in_s=expires_in_s)
-    exchange.token_buckets = tuple((rate.name, rate.cost) for rate in admission.rates if rate.name.endswith(":tpm"))
-    exchange.open_places = tuple(place.name for place in admission.opens)
+    if admission.rates:
+        exchange.token_buckets = tuple((rate.name, rate.cost) for rate in admission.rates if rate.name.endswith(":tpm"))
+    if admission.opens:
+        exchange.open_places = tuple(place.name for place in admission.opens)
     try:
         verdict = await counter.admit(admission)
-        if isinstance(verdict, OutOfCredit):
+        if type(verdict) is OutOfCredit:
             verdict = await _admit_short(counter, cover, admission, verdict)
     except CounterUnavailable:
         raise Refused(errors.ledger_unavailable()) from None
@@ -129,18 +134,21 @@ def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, defaults: Li
     assert endpoint is not None
     assert card is not None
     assert exchange.kind is not None
+    claim = exchange.claim
+    limits = _owners(key, defaults)
     return Admission(
-        hold_id=exchange.request_id,
-        org_id=key.org_id,
-        fingerprint=fingerprint(body),
-        quote=plan.quote,
-        tokens_wanted=plan.tokens_wanted,
-        expires_in_s=expires_in_s,
-        rates=rate_limits(key, defaults, plan.tokens_estimated),
-        opens=open_limits(key, defaults),
-        info=orjson.dumps(admission_info(exchange)),
-        claim=exchange.claim,
-        clamp=False,
+        exchange.request_id,
+        key.org_id,
+        # Ids are minted here, one for each request: only a client's own key can stand for two of them.
+        fingerprint(body) if claim is not None else "",
+        plan.quote,
+        plan.tokens_wanted,
+        expires_in_s,
+        _rate_limits(limits, plan.tokens_estimated) if limits else (),
+        _open_limits(limits) if limits else (),
+        orjson.dumps(admission_info(exchange)),
+        claim,
+        False,
     )
 
 
@@ -151,21 +159,23 @@ def admission_info(exchange: Exchange) -> dict[str, Any]:
     assert endpoint is not None
     assert card is not None
     assert exchange.kind is not None
-    return {
+    info: dict[str, Any] = {
         "key": key.id,
         "endpoint": endpoint.id,
         "card": card.id,
-        "route": exchange.kind.value,
-        **exchange.discount_info(),
+        "route": _ROUTES[exchange.kind],
         "started_ms": exchange.started_ms,
         "outcome": "reaped",
     }
+    if exchange.discount is not None:
+        info.update(exchange.discount_info())
+    return info
 
 
-def rate_limits(key: Key, defaults: Limits, tokens: int) -> tuple[RateLimit, ...]:
+def _rate_limits(owners: _Owners, tokens: int) -> tuple[RateLimit, ...]:
     """The per-minute limits of the key and its organization. A request dearer than a whole minute costs the minute."""
     found: list[RateLimit] = []
-    for owner, limits in _owners(key, defaults):
+    for owner, limits in owners:
         if limits.requests_per_minute:
             found.append(RateLimit(f"{owner}:rpm", limits.requests_per_minute, 1))
         if limits.tokens_per_minute:
@@ -174,15 +184,15 @@ def rate_limits(key: Key, defaults: Limits, tokens: int) -> tuple[RateLimit, ...
     return tuple(found)
 
 
-def open_limits(key: Key, defaults: Limits) -> tuple[OpenLimit, ...]:
+def _open_limits(owners: _Owners) -> tuple[OpenLimit, ...]:
     """The limits on requests that are open at once."""
-    return tuple(
-        OpenLimit(f"{owner}:open", limits.concurrent) for owner, limits in _owners(key, defaults) if limits.concurrent
-    )
+    return tuple(OpenLimit(f"{owner}:open", limits.concurrent) for owner, limits in owners if limits.concurrent)
 
 
 def limit_headers(limits: tuple[LimitState, ...]) -> bytes:
     """OpenAI's ``x-ratelimit-*`` headers: of each kind the limit that is nearest to its end."""
+    if not limits:
+        return b""
     lines: list[str] = []
     for suffix, word in (("rpm", "requests"), ("tpm", "tokens")):
         of_kind = [limit for limit in limits if limit.name.endswith(":" + suffix)]
@@ -202,10 +212,19 @@ def duration(seconds: float) -> str:
     return f"{int(minutes)}m{int(rest)}s" if minutes else f"{round(rest, 3):g}s"
 
 
-def _owners(key: Key, defaults: Limits) -> tuple[tuple[str, Limits], ...]:
-    own = Limits(
-        requests_per_minute=key.limits.requests_per_minute or defaults.requests_per_minute,
-        tokens_per_minute=key.limits.tokens_per_minute or defaults.tokens_per_minute,
-        concurrent=key.limits.concurrent or defaults.concurrent,
-    )
-    return ((f"key:{key.id}", own), (f"org:{key.org_id}", key.org_limits))
+def _owners(key: Key, defaults: Limits) -> _Owners:
+    """Whose limits count, and what they are; those of a key that has none are the default ones. Empty: no limits."""
+    own, org = key.limits, key.org_limits
+    if _is_some(defaults):
+        own = Limits(
+            requests_per_minute=own.requests_per_minute or defaults.requests_per_minute,
+            tokens_per_minute=own.tokens_per_minute or defaults.tokens_per_minute,
+            concurrent=own.concurrent or defaults.concurrent,
+        )
+    if not (_is_some(own) or _is_some(org)):
+        return ()
+    return ((f"key:{key.id}", own), (f"org:{key.org_id}", org))
+
+
+def _is_some(limits: Limits) -> bool:
+    return bool(limits.requests_per_minute or limits.tokens_per_minute or limits.concurrent)

@@ -21,8 +21,11 @@ from ledger.core.pricing import PriceCard, charge_nanos
 from ledger.counter import Settlement
 from ledger.outbox import SettlementOutbox
 
+_PLAIN: dict[str, str] = {word: word.value for kind in (Meter, UsageSource, Ending, Kind) for word in kind}
+"""The words of enumerations as plain text: to ask one for its value, as JSON's writer does, calls a function."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)  # not frozen: made for every request, and that takes three times as long
 class Charge:
     """The price of an ended exchange and what it was computed from."""
 
@@ -32,7 +35,7 @@ class Charge:
 
     def by_name(self) -> dict[str, int]:
         """The meters under their plain names, for JSON."""
-        return {meter.value: quantity for meter, quantity in self.meters.items()}
+        return {_PLAIN[meter]: quantity for meter, quantity in self.meters.items()}
 
 
 NOTHING = Charge(0, {}, UsageSource.REPORTED)
@@ -65,16 +68,22 @@ def usage_of(ending: Ending, observed: Observed, ask: Ask, *, context_tokens: in
 
 def meters_of(usage: TokenUsage, media: Media = NO_MEDIA) -> dict[Meter, int]:
     """Split usage into meters that add up without overlap; zero meters are left out."""
-    split = {
-        Meter.PROMPT: usage.prompt - usage.cached_prompt,
-        Meter.CACHED_PROMPT: usage.cached_prompt,
-        Meter.COMPLETION: usage.completion - usage.reasoning,
-        Meter.REASONING: usage.reasoning,
-        Meter.REQUEST: 1,
-        Meter.IMAGE: media.images,
-        Meter.AUDIO_SECOND: media.audio_seconds,
-    }
-    return {meter: quantity for meter, quantity in split.items() if quantity}
+    meters: dict[Meter, int] = {}
+    cached_prompt, reasoning = usage.cached_prompt, usage.reasoning
+    if prompt := usage.prompt - cached_prompt:
+        meters[Meter.PROMPT] = prompt
+    if cached_prompt:
+        meters[Meter.CACHED_PROMPT] = cached_prompt
+    if completion := usage.completion - reasoning:
+        meters[Meter.COMPLETION] = completion
+    if reasoning:
+        meters[Meter.REASONING] = reasoning
+    meters[Meter.REQUEST] = 1
+    if media.images:
+        meters[Meter.IMAGE] = media.images
+    if media.audio_seconds:
+        meters[Meter.AUDIO_SECOND] = media.audio_seconds
+    return meters
 
 
 def accrued(exchange: Exchange, observed: Observed) -> tuple[int, bytes]:
@@ -104,7 +113,6 @@ class Settler:
 
     def __init__(self, outbox: SettlementOutbox) -> None:
         self._outbox = outbox
-        self._running: set[asyncio.Task[None]] = set()
 
     def post(
         self,
@@ -113,27 +121,22 @@ class Settler:
         observed: Observed,
         *,
         outcome: str | None = None,
-    ) -> asyncio.Task[None]:
+    ) -> asyncio.Future[None]:
         """End the exchange's hold, and keep ``outcome`` under its idempotency key or give the key back.
 
-        Called once per hold. The returned task belongs to the settler, so that a cancelled request cannot cancel it;
-        it is done when the settlement is durable.
+        Called once per hold. The returned future is done when the settlement is durable, or says why it may not be
+        (`OutboxUnavailable`). It only tells: a cancelled request that cancels it stops nothing.
         """
         assert exchange.ending is None, "an exchange is settled once"
         exchange.ending = ending
         exchange.observed = observed
         charge = _charge(exchange, ending, observed)
         exchange.billed_nanos = charge.amount_nanos
-        settlement = build_settlement(exchange, charge, outcome=outcome)
-        task = asyncio.get_running_loop().create_task(self._outbox.record(settlement))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
+        return self._outbox.post(build_settlement(exchange, charge, outcome=outcome))
 
     async def drain(self) -> None:
-        """Wait until everything posted is durable."""
-        while self._running:
-            await asyncio.gather(*self._running, return_exceptions=True)
+        """Wait until everything posted is durable, or was refused by the disk."""
+        await self._outbox.written()
 
 
 def build_settlement(exchange: Exchange, charge: Charge, *, outcome: str | None = None) -> Settlement:
@@ -143,34 +146,38 @@ def build_settlement(exchange: Exchange, charge: Charge, *, outcome: str | None 
     assert endpoint is not None
     assert card is not None
     assert kind is not None
-    used = sum(quantity for meter, quantity in charge.meters.items() if meter in TOKEN_METERS)
-    unused = [(bucket, took - used) for bucket, took in exchange.token_buckets if took > used]
+    unused: tuple[tuple[str, int], ...] = ()
+    if exchange.token_buckets:
+        used = sum(quantity for meter, quantity in charge.meters.items() if meter in TOKEN_METERS)
+        unused = tuple((bucket, took - used) for bucket, took in exchange.token_buckets if took > used)
+    plain, ending = _PLAIN, exchange.ending
     info = {
         "key": key.id,
         "endpoint": endpoint.id,
         "card": card.id,
-        "route": kind.value,
+        "route": plain[kind],
         "alias": endpoint.alias,
         "stream": exchange.ask.stream if exchange.ask else False,
-        "meters": charge.by_name(),
-        "source": charge.source,
-        **exchange.discount_info(),
-        "outcome": exchange.ending,
+        "meters": {plain[meter]: quantity for meter, quantity in charge.meters.items()},
+        "source": plain[charge.source],
+        "outcome": None if ending is None else plain[ending],
         "status": exchange.status,
         "started_ms": exchange.started_ms,
         "ttft_ms": _span_ms(exchange.started_s, exchange.first_byte_s),
         "total_ms": _span_ms(exchange.started_s, exchange.upstream_done_s),
     }
+    if exchange.discount is not None:
+        info.update(exchange.discount_info())
     return Settlement(
-        hold_id=exchange.request_id,
-        org_id=key.org_id,
-        amount_nanos=charge.amount_nanos,
-        refunds=tuple(unused),
-        opens=exchange.open_places,
-        info=orjson.dumps(info),
-        claim=exchange.claim,
-        outcome=outcome if exchange.claim else None,
-        epoch=exchange.held_epoch,
+        exchange.request_id,
+        key.org_id,
+        charge.amount_nanos,
+        unused,
+        exchange.open_places,
+        orjson.dumps(info),
+        exchange.claim,
+        outcome if exchange.claim else None,
+        exchange.held_epoch,
     )
 
 
@@ -178,14 +185,14 @@ def _charge(exchange: Exchange, ending: Ending, observed: Observed) -> Charge:
     assert exchange.card is not None
     assert exchange.ask is not None
     assert exchange.endpoint is not None
-    context_tokens = exchange.endpoint.context_tokens
+    discount = exchange.discount
     return charge_of(
         ending,
         observed,
         exchange.card,
         exchange.ask,
-        context_tokens=context_tokens,
-        discount_bps=exchange.discount_bps,
+        context_tokens=exchange.endpoint.context_tokens,
+        discount_bps=0 if discount is None else discount.bps,
     )
 
 

@@ -99,6 +99,23 @@ class NumberSet:
         self._count -= taken._count
         return taken
 
+    def discard_run(self, first: int, last: int) -> int:
+        """Take out all numbers from ``first`` to ``last``; the time it takes grows with how far they are apart.
+
+        Returns how many were there.
+        """
+        removed = 0
+        for index in range(first // _BITS, last // _BITS + 1):
+            chunk = self._chunks.get(index, 0)
+            if chunk:
+                low, high = max(first - index * _BITS, 0), min(last - index * _BITS, _BITS - 1)
+                gone = chunk & ((1 << high - low + 1) - 1) << low
+                if gone:
+                    removed += gone.bit_count()
+                    self._set_chunk(index, chunk ^ gone)
+        self._count -= removed
+        return removed
+
     def runs(self, start: int = 0) -> Iterator[tuple[int, int]]:
         """The numbers from ``start`` on as runs without a hole: first and last of each, ascending."""
         open_first = open_last = -1

@@ -134,7 +134,7 @@ class CreditCounter:
             CounterUnavailable: nobody knows; should the hold have been taken, the counter voids it.
             ValueError: a number is negative or something is too long.
         """
-        collector = self._collector_of(admission.org_id)
+        collector = self._collectors[0] if self.shards == 1 else self._collector_of(admission.org_id)
         answer = collector.ask(hold_words(admission), admission)
         try:
             return read_hold(await answer, admission, collector.call_epoch)
@@ -170,16 +170,26 @@ class CreditCounter:
         """
         return read_void(await self._collector_of(settlement.org_id).ask(settle_words(settlement, "void")))
 
-    async def close_holds(self, settlements: Sequence[Settlement]) -> list[Closing]:
+    async def close_holds(
+        self, settlements: Sequence[Settlement], clamps: Sequence[bool] | None = None
+    ) -> list[Closing]:
         """Settle many at once (void those with amount 0); each has its own outcome, in the same order.
+
+        Args:
+            clamps: for each whether less will do; None is what they say themselves.
 
         What could not be asked is a ``CounterUnavailable`` in its place: repeat that one.
         """
         answers: list[asyncio.Future[Answer] | CounterUnavailable] = []
-        for settlement in settlements:
-            name = "settle" if settlement.amount_nanos else "void"
+        collector, alone = self._collectors[0], self.shards == 1
+        for place, settlement in enumerate(settlements):
+            words = settle_words(
+                settlement,
+                "settle" if settlement.amount_nanos else "void",
+                clamp=None if clamps is None else clamps[place],
+            )
             try:
-                answers.append(self._collector_of(settlement.org_id).ask(settle_words(settlement, name)))
+                answers.append((collector if alone else self._collector_of(settlement.org_id)).ask(words))
             except CounterUnavailable as error:
                 answers.append(error)
         closings: list[Closing] = []

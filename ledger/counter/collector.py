@@ -189,13 +189,17 @@ class Collector:
             self._idle.set()
 
     def _take(self) -> tuple[list[Operation], list[Words]]:
-        batch: list[Operation] = []
         queue = self._queue
-        while queue and len(batch) < MAX_OPERATIONS_PER_CALL:
-            operation = queue.popleft()
-            if operation[2] is not None and operation[1].cancelled():
-                continue  # a hold that was never sent, for a caller that is gone
-            batch.append(operation)
+        # A hold that was never sent, for a caller that is gone, is not sent any more.
+        if len(queue) <= MAX_OPERATIONS_PER_CALL:
+            batch = [one for one in queue if one[2] is None or not one[1].cancelled()]
+            queue.clear()
+        else:
+            batch = []
+            while queue and len(batch) < MAX_OPERATIONS_PER_CALL:
+                operation = queue.popleft()
+                if operation[2] is None or not operation[1].cancelled():
+                    batch.append(operation)
         undoing: list[Words] = []
         # While the timer runs Redis is known to be away; only real operations try it.
         if self._orphans and (self._retry is None or batch):

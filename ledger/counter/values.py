@@ -2,6 +2,9 @@
 
 Floor: ``ledger`` (no I/O here). Amounts are nano-USD; times end in ``_s`` or ``_ms``. Import these from
 ``ledger.counter``.
+
+Four of them are made for every request and are not frozen, because to make a frozen one takes three times as long. They
+are values all the same: nobody changes one.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class OpenLimit:
     at_most: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
     """A request for a hold.
 
@@ -86,7 +89,7 @@ class LimitState:
     reset_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Held:
     """The hold was taken (or had been, by the same request).
 
@@ -151,7 +154,7 @@ class Recalled:
     outcome: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
     """The end of a hold.
 
@@ -182,7 +185,7 @@ class Settlement:
 SettleVerdict = Literal["fresh", "repeated", "late"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Settled:
     """The hold is over with this charge.
 

@@ -40,6 +40,7 @@ MAX_INFO_BYTES = 16 * 1024
 MAX_NAME_LETTERS = 200
 MAX_LIMITS = 16
 MAX_OUTCOME_LETTERS = 128 * 1024
+_LONG_INFO = f"The info of a hold has at most {MAX_INFO_BYTES} bytes."
 
 _CLAIM_STATES: tuple[ClaimState, ...] = ("done", "running", "mismatch")
 _VERDICTS: tuple[SettleVerdict, ...] = ("fresh", "repeated", "late")
@@ -85,22 +86,44 @@ def undo_words(a: Admission) -> tuple[Any, ...]:
     return ("void", a.hold_id, a.org_id, 0, refunds, [o.name for o in a.opens], _info(a.info), claim)
 
 
-def settle_words(s: Settlement, name: str) -> tuple[Any, ...]:
-    """The words of a settlement; ``name`` is ``settle`` or ``void``.
+def settle_words(s: Settlement, name: str, *, clamp: bool | None = None) -> tuple[Any, ...]:
+    """The words of a settlement.
+
+    Args:
+        name: ``settle`` or ``void``.
+        clamp: whether less will do; None is what the settlement says.
+
+    Raises:
+        ValueError: a number is negative or something is too long.
+    """
+    check_settlement(s)
+    amount = s.amount_nanos
+    if amount > MOST_NANOS:
+        amount = MOST_NANOS
+    refunds = [(rate, min(max(units, 0), MAX_PER_MINUTE)) for rate, units in s.refunds] if s.refunds else ()
+    claim: tuple[str, ...] = ()
+    if s.claim:
+        claim = (s.claim,) if s.outcome is None else (s.claim, s.outcome)
+    less_will_do = s.clamp if clamp is None else clamp
+    return (name, s.hold_id, s.org_id, amount, refunds, s.opens, s.info.decode(), claim, 1 if less_will_do else 0)
+
+
+def check_settlement(s: Settlement) -> None:
+    """Make sure that the counter will take it.
 
     Raises:
         ValueError: a number is negative or something is too long.
     """
     if s.amount_nanos < 0 or not s.hold_id or not s.org_id:
         raise ValueError("A settlement needs ids and an amount that is not negative.")
-    refunds = [(_name(rate), min(max(units, 0), MAX_PER_MINUTE)) for rate, units in s.refunds] if s.refunds else ()
-    amount = min(s.amount_nanos, MOST_NANOS)
+    if len(s.info) > MAX_INFO_BYTES:
+        raise ValueError(_LONG_INFO)
     if s.outcome is not None and len(s.outcome) > MAX_OUTCOME_LETTERS:
         raise ValueError(f"An outcome that is kept has at most {MAX_OUTCOME_LETTERS} letters.")
-    claim: tuple[str, ...] = ()
     if s.claim:
-        claim = (_name(s.claim),) if s.outcome is None else (_name(s.claim), s.outcome)
-    return (name, s.hold_id, s.org_id, amount, refunds, s.opens, _info(s.info), claim, 1 if s.clamp else 0)
+        _name(s.claim)
+    for rate, _ in s.refunds:
+        _name(rate)
 
 
 def beat_words(beats: Sequence[Beat]) -> tuple[Any, ...]:
@@ -206,7 +229,7 @@ def _name(name: str) -> str:
 
 def _info(info: bytes) -> str:
     if len(info) > MAX_INFO_BYTES:
-        raise ValueError(f"The info of a hold has at most {MAX_INFO_BYTES} bytes.")
+        raise ValueError(_LONG_INFO)
     return info.decode()
 
 

@@ -46,7 +46,7 @@ class Backlog:
         max_pending: int,
         max_unbooked: int,
         enqueue: Callable[[Item], None],
-        watch_for: Callable[[Unbooked], None],
+        watch_for: Callable[[Sequence[Unbooked]], None],
         rouse: Callable[[], None],
     ) -> None:
         self.last_error = ""
@@ -137,7 +137,7 @@ class Backlog:
                     self._take_in_waiting(shelf, number, payload)
             elif len(self._watch) < self._max_unbooked:
                 shelf.watched.add(number)
-                self._watch_for(Unbooked(decode(payload).hold_id, shelf, number, 1, None))
+                self._watch_for([Unbooked(decode(payload).hold_id, shelf, number, 1, None)])
             elif not shelf.waiting_on_disk:
                 shelf.cursor = number
                 return

@@ -48,13 +48,19 @@ class BookedWatch:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, unbooked: Unbooked, now_s: float) -> None:
-        """Redis has just confirmed it, or did so some time ago and it was only now read back."""
-        pause_s = self._redeliver_after_s * 2 ** min(unbooked.times_delivered - 1, 30)
-        unbooked.again_at_s = now_s + min(pause_s, max(MOST_PAUSE_S, self._redeliver_after_s))
-        unbooked.asked = 0
-        self._count += 1
-        self._schedule(unbooked, now_s)
+    def add(self, items: Sequence[Unbooked], now_s: float) -> None:
+        """Redis has just confirmed them, or did so some time ago and they were only now read back."""
+        due_at_s = now_s + _STEPS[0] * self._ask_after_s
+        for unbooked in items:
+            pause_s = self._redeliver_after_s
+            if unbooked.times_delivered > 1:
+                pause_s *= 2 ** min(unbooked.times_delivered - 1, 30)
+                pause_s = min(pause_s, max(MOST_PAUSE_S, self._redeliver_after_s))
+            unbooked.again_at_s = now_s + pause_s
+            unbooked.asked = 0
+            unbooked.due_at_s = due_at_s
+        self._count += len(items)
+        self._queues[0].extend(items)
 
     def due(self, now_s: float, at_most: int) -> list[Unbooked]:
         """Take out what is to be asked for now. Put each ``back`` unless it is booked or delivered again."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -28,8 +28,8 @@ _log = logging.getLogger("ledger.outbox")
 class Host(Protocol):
     """Who is told."""
 
-    def is_booked(self, unbooked: Unbooked) -> None:
-        """It is in the books."""
+    def are_booked(self, items: Sequence[Unbooked]) -> None:
+        """They are in the books."""
 
     def is_recovered(self, item: Item, outcome: RecoveryOutcome) -> None:
         """The books have dealt with it."""
@@ -89,11 +89,11 @@ class Bookkeeper:
         self._recovering.append(item)
         self._wake.set()
 
-    def watch(self, unbooked: Unbooked) -> None:
-        """Ask for this one until it is booked."""
+    def watch(self, items: Sequence[Unbooked]) -> None:
+        """Ask for these until they are booked."""
         if not len(self._watch):
             self._wake.set()
-        self._watch.add(unbooked, self._loop.time())
+        self._watch.add(items, self._loop.time())
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -166,10 +166,13 @@ class Bookkeeper:
         self._is_well()
         again: list[Unbooked] = []
         later: list[Unbooked] = []
-        for unbooked in due:
+        ended = [unbooked for unbooked in due if unbooked.hold_id in booked]
+        if ended:
+            self._host.are_booked(ended)
+        for unbooked in due if len(ended) < len(due) else ():
             if unbooked.hold_id in booked:
-                self._host.is_booked(unbooked)
-            elif now_s >= max(unbooked.again_at_s, self._trusted_from_s()):
+                continue
+            if now_s >= max(unbooked.again_at_s, self._trusted_from_s()):
                 again.append(unbooked)
             else:
                 later.append(unbooked)

@@ -35,8 +35,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +48,7 @@ from ledger.outbox.bookkeeper import Bookkeeper
 from ledger.outbox.journal import Journal, JournalLocked, JournalUnavailable
 from ledger.outbox.queue import DeliveryQueue
 from ledger.outbox.settlement_words import encode
-from ledger.outbox.values import Books, Item, OutboxCounts, OutboxUnavailable, RecoveryOutcome, Shelf
+from ledger.outbox.values import Books, Item, OutboxCounts, OutboxUnavailable, RecoveryOutcome, Shelf, runs_of
 
 DELIVERED_AT_ONCE = 256
 KEPT_UNDURABLE = 10_000
@@ -93,6 +93,7 @@ class SettlementOutbox:
     counts: OutboxCounts = field(default_factory=OutboxCounts)
     last_error: str = ""
 
+    _loop: asyncio.AbstractEventLoop = field(init=False)
     _queue: DeliveryQueue = field(init=False, default_factory=DeliveryQueue)
     _watch: BookedWatch = field(init=False)
     _bookkeeper: Bookkeeper | None = field(init=False, default=None)
@@ -111,6 +112,7 @@ class SettlementOutbox:
 
     def __post_init__(self) -> None:
         """Make the parts."""
+        self._loop = asyncio.get_running_loop()
         self._shelves = [Shelf(self.journal)]
         self._watch = BookedWatch(ask_after_s=self.ask_every_s, redeliver_after_s=self.redeliver_after_s)
         if self.books is not None:
@@ -153,22 +155,35 @@ class SettlementOutbox:
             OutboxUnavailable: the disk refused and Redis did not answer in time; it is still tried, from memory.
             ValueError: the settlement makes no sense (negative amount, too long).
         """
+        await self.post(settlement)
+
+    def post(self, settlement: Settlement) -> asyncio.Future[None]:
+        """Take the end of a hold, as `record` does, and tell by a future when it is durable, or what `record` raises.
+
+        The future only tells: whoever cancels it stops nothing.
+        """
+        durable: asyncio.Future[None] = self._loop.create_future()
         if self._closed:
-            raise OutboxUnavailable("This outbox was closed.")
-        payload = encode(settlement)
-        item = Item(settlement, self._shelves[0])
-        durable: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            durable.set_exception(OutboxUnavailable("This outbox was closed."))
+            return durable
+        item = Item(settlement, self._shelves[0], durable=durable)
         self._writing += 1
         try:
-            self.journal.append(payload, partial(self._written, item, durable))
+            self.journal.append(encode(settlement), partial(self._written, item))
         except JournalUnavailable as error:
-            self._written(item, durable, 0, error)
-        except ValueError:
+            self._written(item, 0, error)
+        except ValueError as error:
             self._writing -= 1
-            raise
+            durable.set_exception(error)
+            return durable
         self.counts.recorded += 1
-        if not await durable:
-            await self._until_taken(item)
+        return durable
+
+    async def written(self) -> None:
+        """Wait until everything posted so far is on the disk, or was refused by it."""
+        while self._writing:
+            self._progress.clear()
+            await self._progress.wait()
 
     async def recover(self) -> int:
         """Deliver again what earlier runs of this slot left unbooked; call it once, at the start.
@@ -228,29 +243,36 @@ class SettlementOutbox:
 
     # Into memory
 
-    def _written(
-        self, item: Item, durable: asyncio.Future[bool], number: int, error: JournalUnavailable | None
-    ) -> None:
+    def _written(self, item: Item, number: int, error: JournalUnavailable | None) -> None:
         self._writing -= 1
         if error is None:
             item.number = number
+            _tell_durable(item)
         else:
             self.counts.undurable += 1
             self._undurable += 1
             self.last_error = str(error)
-            item.taken = durable.get_loop().create_future()
-        if not durable.done():
-            durable.set_result(error is None)
-        if item.number and len(self._queue) >= self.max_pending:
+            self._loop.call_later(self.undurable_wait_s, self._not_taken, item)
+        if number and error is None and len(self._queue) >= self.max_pending:
             self.counts.spilled += 1
         else:
             self._enqueue(item)
+        if not self._writing:
+            self._progress.set()
+
+    def _not_taken(self, item: Item) -> None:
+        """The disk refused it, and Redis has not answered for long: whoever waits is told, and it is still tried."""
+        durable = item.durable
+        if durable is not None and not durable.done():
+            text = f"The settlement of {item.settlement.hold_id} is neither on disk nor in Redis yet. {self.last_error}"
+            durable.set_exception(OutboxUnavailable(text))
 
     def _enqueue(self, item: Item) -> None:
         if item.number and not item.times_delivered:
             item.shelf.queued.add(item.number)
         self._queue.add(item)
-        self._rouse()
+        if not self._wake.is_set():
+            self._rouse()
 
     def _take_over(self, shelf: Shelf) -> int:
         found = shelf.journal.unconfirmed
@@ -267,16 +289,6 @@ class SettlementOutbox:
             self._tasks.append(loop.create_task(self._run(), name="settlement-outbox"))
             if self._bookkeeper is not None:
                 self._tasks.append(loop.create_task(self._bookkeeper.run(), name="settlement-bookkeeper"))
-
-    async def _until_taken(self, item: Item) -> None:
-        assert item.taken is not None
-        try:
-            async with asyncio.timeout(self.undurable_wait_s):
-                await asyncio.shield(item.taken)
-        except TimeoutError:
-            raise OutboxUnavailable(
-                f"The settlement of {item.settlement.hold_id} is neither on disk nor in Redis yet. {self.last_error}"
-            ) from None
 
     async def _run(self) -> None:
         while True:
@@ -298,19 +310,31 @@ class SettlementOutbox:
         batch = self._queue.take(DELIVERED_AT_ONCE)
         closings: list[Closing] = []
         try:
-            closings = await self.counter.close_holds([self._words(item) for item in batch])
+            clamps = None if self.cover is None else [item.clamp for item in batch]
+            closings = await self.counter.close_holds([item.settlement for item in batch], clamps)
         except Exception as error:
             _log.exception("A batch of settlements could not be delivered; it is tried again.")
             closings = [CounterUnavailable("unreachable", str(error))] * len(batch)
         failed: list[Item] = []
+        delivered: list[Item] = []
         for item, closing in zip(batch, closings, strict=True):
-            if isinstance(closing, CounterUnavailable):
+            if type(closing) is Settled and closing.verdict == "fresh" and not item.times_delivered:
+                # What nearly all of them are, without the questions for the others.
+                self.counts.delivered += 1
+                self._count_charge(closing.charged_nanos, closing.shortfall_nanos)
+                delivered.append(item)
+            elif isinstance(closing, CounterUnavailable):
                 self.last_error = str(closing)
                 failed.append(item)
             elif isinstance(closing, OutOfCredit):
                 self._seek_cover(item, closing)
             elif not self._is_unknown(item.settlement, closing):
-                self._delivered(item, closing)
+                self._count_delivery(item, closing)
+                if isinstance(closing, UnknownHold):
+                    self._queue.done(item)
+                    self._end(item)
+                else:
+                    delivered.append(item)
             elif self._bookkeeper is not None:
                 self._bookkeeper.recover(item)
             elif await self._backlog.keep_aside(item.shelf, encode(item.settlement)):
@@ -318,6 +342,7 @@ class SettlementOutbox:
                 self._end(item)
             else:
                 failed.append(item)
+        self._has_delivered(delivered)
         self._progress.set()
         self._queue.back(failed)
         self.counts.retried += len(failed)
@@ -334,9 +359,6 @@ class SettlementOutbox:
         await asyncio.sleep(_BACKOFF_S[0])
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), delay_s - _BACKOFF_S[0] + 0.001)
-
-    def _words(self, item: Item) -> Settlement:
-        return item.settlement if item.clamp or self.cover is None else replace(item.settlement, clamp=False)
 
     def _seek_cover(self, item: Item, short: OutOfCredit) -> None:
         """Ask Postgres for more credit while the others go on; then the settlement is delivered again."""
@@ -370,8 +392,7 @@ class SettlementOutbox:
         epoch = self.counter.epoch_of(self.counter.shard_of(settlement.org_id))
         return closing.verdict == "repeated" and settlement.epoch not in (0, epoch)
 
-    def _delivered(self, item: Item, closing: Closing) -> None:
-        self._queue.done(item)
+    def _count_delivery(self, item: Item, closing: Closing) -> None:
         if item.times_delivered == 0:
             self.counts.delivered += 1
             if isinstance(closing, Settled) and not (item.earlier_run and closing.verdict == "repeated"):
@@ -379,35 +400,52 @@ class SettlementOutbox:
         elif not isinstance(closing, UnknownHold | OutOfCredit | CounterUnavailable) and closing.verdict != "repeated":
             self.counts.resettled += 1
             _log.warning("Redis had lost the settlement of %s; it has it again.", item.settlement.hold_id)
-        if self._bookkeeper is None or isinstance(closing, UnknownHold):
-            self._end(item)
-        else:
-            self._await_booking(item)
-        _tell_taken(item)
 
-    def _watch_for(self, unbooked: Unbooked) -> None:
+    def _has_delivered(self, items: list[Item]) -> None:
+        """Redis has these; without books that is their end."""
+        for item in items:
+            self._queue.done(item)
+        if self._bookkeeper is None:
+            for item in items:
+                self._end(item)
+        elif items:
+            self._await_booking(items)
+
+    def _watch_for(self, items: Sequence[Unbooked]) -> None:
         assert self._bookkeeper is not None
-        self._bookkeeper.watch(unbooked)
+        self._bookkeeper.watch(items)
 
-    def _await_booking(self, item: Item) -> None:
-        watched = len(self._watch) < self.max_unbooked
-        if item.number:
-            item.shelf.has_delivered(item.number, watched=watched)
-        else:
+    def _await_booking(self, items: list[Item]) -> None:
+        room = self.max_unbooked - len(self._watch)
+        watched: list[Unbooked] = []
+        for shelf, numbers in _by_shelf((item.shelf, item.number) for item in items[: max(room, 0)]).items():
+            for first, last in runs_of(numbers):
+                shelf.has_delivered(first, last, watched=True)
+        for shelf, numbers in _by_shelf((item.shelf, item.number) for item in items[max(room, 0) :]).items():
+            for first, last in runs_of(numbers):
+                shelf.has_delivered(first, last, watched=False)
+        for place, item in enumerate(items):
+            settlement = item.settlement
+            if item.number:
+                if place < room:
+                    watched.append(
+                        Unbooked(settlement.hold_id, item.shelf, item.number, item.times_delivered + 1, None)
+                    )
+                continue
             self._undurable -= item.times_delivered == 0
-            watched = watched and self._kept_undurable < KEPT_UNDURABLE
-            self._kept_undurable += watched
+            if place < room and self._kept_undurable < KEPT_UNDURABLE:
+                self._kept_undurable += 1
+                watched.append(Unbooked(settlement.hold_id, item.shelf, 0, item.times_delivered + 1, settlement))
+            _tell_durable(item)
         if watched:
-            kept = None if item.number else item.settlement
-            hold_id = item.settlement.hold_id
-            self._watch_for(Unbooked(hold_id, item.shelf, item.number, item.times_delivered + 1, kept))
+            self._watch_for(watched)
 
     def _end(self, item: Item) -> None:
         if item.number:
             item.shelf.end(item.number)
         else:
             self._undurable -= item.times_delivered == 0
-        _tell_taken(item)
+        _tell_durable(item)
 
     def _count_charge(self, charged_nanos: int, shortfall_nanos: int) -> None:
         self.counts.charged_nanos += charged_nanos
@@ -425,16 +463,16 @@ class SettlementOutbox:
 
     # What the bookkeeper found (``ledger.outbox.bookkeeper.Host``)
 
-    def is_booked(self, unbooked: Unbooked) -> None:
-        """It is in the books: its record is not needed any more."""
-        self.counts.booked += 1
-        shelf = unbooked.shelf
-        if unbooked.number:
-            shelf.end(unbooked.number)
-        else:
-            self._kept_undurable -= 1
-        if self._backlog.has_work_for(shelf) or (shelf is not self._shelves[0] and not shelf.journal.unconfirmed):
-            self._rouse()
+    def are_booked(self, items: Sequence[Unbooked]) -> None:
+        """They are in the books: their records are not needed any more."""
+        self.counts.booked += len(items)
+        by_shelf = _by_shelf((unbooked.shelf, unbooked.number) for unbooked in items)
+        self._kept_undurable -= len(items) - sum(map(len, by_shelf.values()))
+        for shelf, numbers in by_shelf.items():
+            for first, last in runs_of(sorted(numbers)):
+                shelf.end(first, last)
+            if self._backlog.has_work_for(shelf) or (shelf is not self._shelves[0] and not shelf.journal.unconfirmed):
+                self._rouse()
 
     def is_recovered(self, item: Item, outcome: RecoveryOutcome) -> None:
         """The books have ended it without Redis."""
@@ -479,6 +517,18 @@ class SettlementOutbox:
         return later
 
 
-def _tell_taken(item: Item) -> None:
-    if item.taken is not None and not item.taken.done():
-        item.taken.set_result(None)
+def _by_shelf(places: Iterable[tuple[Shelf, int]]) -> dict[Shelf, list[int]]:
+    """The numbers in each journal; those that the disk refused are in none."""
+    found: dict[Shelf, list[int]] = {}
+    for shelf, number in places:
+        if number:
+            found.setdefault(shelf, []).append(number)
+    return found
+
+
+def _tell_durable(item: Item) -> None:
+    durable = item.durable
+    if durable is not None:
+        item.durable = None
+        if not durable.done():
+            durable.set_result(None)

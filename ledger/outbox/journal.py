@@ -28,7 +28,6 @@ import logging
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,7 @@ from typing import Self, TypeVar
 
 from ledger.core.number_set import NumberSet
 from ledger.outbox import segment_files as files
+from ledger.outbox.disk_thread import DiskThread
 from ledger.outbox.journal_format import frame_marks, frame_record
 from ledger.outbox.segment_files import Segment
 
@@ -52,6 +52,9 @@ _log = logging.getLogger(__name__)
 
 Written = Callable[[int, "JournalUnavailable | None"], None]
 """Called in the event loop, in order: the record's number, and None if it is durable."""
+
+
+_Group = list[tuple[int, bytes, Written]]
 
 
 class JournalUnavailable(Exception):
@@ -89,7 +92,7 @@ class Journal:
         self._segment_age_s = segment_age_s
         self._loop = asyncio.get_running_loop()
         # One thread, so that writes, syncs and deletions keep their order.
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._disk = DiskThread(self._loop)
         self._next_number = 1
         self._segments: list[Segment] = []
         """Those that are needed, by their first number; the one that is written to is the last."""
@@ -99,7 +102,10 @@ class Journal:
         self._waiting_bytes = 0
         self._marks = NumberSet()
         self._marks_timer: asyncio.TimerHandle | None = None
-        self._committing: asyncio.Task[None] | None = None
+        self._is_committing = False
+        self._quiet = asyncio.Event()
+        """Nothing waits and nothing is being written."""
+        self._quiet.set()
         self._refused_until_s = 0.0
         self._closed = False
 
@@ -153,12 +159,15 @@ class Journal:
             raise JournalUnavailable("The disk is too slow: too much waits for the journal.")
         if self._refused_until_s and self._loop.time() < self._refused_until_s:
             raise JournalUnavailable("The disk refused the journal a moment ago.")
-        frame = frame_record(self._next_number, payload)
-        self._waiting.append((self._next_number, frame, written))
+        number = self._next_number
+        frame = frame_record(number, payload)
+        self._waiting.append((number, frame, written))
         self._waiting_bytes += len(frame)
-        self._next_number += 1
-        if self._committing is None:
-            self._committing = self._loop.create_task(self._commit(), name="journal-commit")
+        self._next_number = number + 1
+        if not self._is_committing:
+            self._is_committing = True
+            self._quiet.clear()
+            self._loop.call_soon(self._commit)  # what else is appended in this tick goes with it
 
     async def write(self, payload: bytes) -> int:
         """Append a record and wait until it is durable. Returns its number.
@@ -178,19 +187,24 @@ class Journal:
         self.append(payload, written)
         return await done
 
-    def confirm(self, number: int) -> None:
-        """The record is not needed any more. A number that is not open is ignored."""
-        segment = self._segment_of(number)
-        if segment is None:
-            return
-        segment.open.discard(number)
-        segment.done.add(number)
-        self._marks.add(number)
-        self._unconfirmed -= 1
-        if not segment.open and segment is not self._current and not self._closed:
-            self._segments.remove(segment)
-            self._disk.submit(files.discard, segment)
-        if self._marks_timer is None and not self._closed:
+    def confirm(self, first: int, last: int | None = None) -> None:
+        """The records from ``first`` to ``last`` are not needed any more. Numbers that are not open are ignored."""
+        last = first if last is None else last
+        wanted = last - first + 1
+        for segment in self._segments_of(first, last):
+            taken = segment.open.take_run(first, last)
+            if not taken:
+                continue
+            wanted -= len(taken)
+            segment.done.update(taken)
+            self._marks.update(taken)
+            self._unconfirmed -= len(taken)
+            if not segment.open and segment is not self._current and not self._closed:
+                self._segments.remove(segment)
+                self._disk.submit(partial(files.discard, segment))
+            if not wanted:
+                break
+        if self._marks and self._marks_timer is None and not self._closed:
             self._marks_timer = self._loop.call_later(MARKS_DELAY_S, self._write_marks)
 
     async def read_back(self, start: int) -> ReadBack | None:
@@ -225,8 +239,7 @@ class Journal:
         """Write what waits, and let go of the folder. With nothing unconfirmed, no segment stays behind."""
         if self._closed:
             return
-        if self._committing is not None:
-            await asyncio.wait([self._committing])
+        await self._quiet.wait()
         self._closed = True
         if self._marks_timer is not None:
             self._marks_timer.cancel()
@@ -235,25 +248,33 @@ class Journal:
 
     # Committing: decided in the loop, done in the thread.
 
-    async def _commit(self) -> None:
-        try:
-            while self._waiting:
-                group, self._waiting, self._waiting_bytes = self._waiting, [], 0
-                segment = self._segment_for(group[0][0])
-                marks, self._marks = self._marks, NumberSet()
-                data = b"".join([frame_marks(marks.runs()), *(frame for _, frame, _ in group)])
+    def _commit(self) -> None:
+        """Have all that waits written as one group; `_committed` goes on."""
+        group, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        segment = self._segment_for(group[0][0])
+        pieces = [frame for _, frame, _ in group]
+        if self._marks:
+            marks, self._marks = self._marks, NumberSet()
+            pieces.insert(0, frame_marks(marks.runs()))
+        self._disk.submit(partial(files.put, segment, b"".join(pieces)), partial(self._committed, segment, group))
+
+    def _committed(self, segment: Segment, group: _Group, error: Exception | None) -> None:
+        if error is not None:  # whatever it is, nobody may wait for ever
+            self._refuse(group, error)
+            self._seal(segment)
+        else:
+            segment.open.add_run(group[0][0], group[-1][0])  # the numbers of a group have no hole
+            self._unconfirmed += len(group)
+            for number, _, written in group:
                 try:
-                    await self._in_thread(partial(files.put, segment, data))
-                except Exception as error:  # whatever it is, nobody may wait for ever
-                    self._refuse(group, error)
-                    self._seal(segment)
-                    continue
-                for number, _, written in group:
-                    segment.open.add(number)
-                    self._unconfirmed += 1
-                    _tell(written, number, None)
-        finally:
-            self._committing = None
+                    written(number, None)
+                except Exception:
+                    _log.exception("A listener of the journal failed; the others of its group are told all the same.")
+        if self._waiting:
+            self._commit()
+        else:
+            self._is_committing = False
+            self._quiet.set()
 
     def _segment_for(self, number: int) -> Segment:
         """The segment that the next group belongs to; a new one when the current one is large or old."""
@@ -275,38 +296,40 @@ class Journal:
         """Nothing more is written to this segment; it goes as soon as nothing in it is needed."""
         self._current = None
         if segment.open:
-            self._disk.submit(files.close_file, segment)
+            self._disk.submit(partial(files.close_file, segment))
         else:
             self._segments.remove(segment)
-            self._disk.submit(files.discard, segment)
+            self._disk.submit(partial(files.discard, segment))
 
-    def _refuse(self, group: list[tuple[int, bytes, Written]], error: Exception) -> None:
+    def _refuse(self, group: _Group, error: Exception) -> None:
         self.refusals += 1
         self._refused_until_s = self._loop.time() + REFUSED_PAUSE_S
         reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
         text = f"The disk refused the journal: {reason}."
         _log.error("%s %d records are not durable.", text, len(group))
         for number, _, written in group:
-            _tell(written, number, JournalUnavailable(text))
+            try:
+                written(number, JournalUnavailable(text))
+            except Exception:
+                _log.exception("A listener of the journal failed; the others of its group are told all the same.")
 
     def _write_marks(self) -> None:
         self._marks_timer = None
-        if self._committing is None and self._marks and self._current is not None:
+        if not self._is_committing and self._marks and self._current is not None:
             marks, self._marks = self._marks, NumberSet()
-            self._disk.submit(files.put_marks, self._current, frame_marks(marks.runs()))
+            self._disk.submit(partial(files.put_marks, self._current, frame_marks(marks.runs())))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await self._loop.run_in_executor(self._disk, work)
+        return await self._disk.call(work)
 
     # Finding
 
-    def _segment_of(self, number: int) -> Segment | None:
-        """The segment in which this record is open."""
-        at = bisect_right(self._segments, number, key=_first) - 1
-        if at >= 0 and number in self._segments[at].open:
-            return self._segments[at]
-        # Only if somebody has put a file under another name into the folder.
-        return next((segment for segment in self._segments if number in segment.open), None)
+    def _segments_of(self, first: int, last: int) -> list[Segment]:
+        """The segments in which these records may be open, the likeliest first."""
+        begin = max(0, bisect_right(self._segments, first, key=_first) - 1)
+        end = bisect_right(self._segments, last, begin, key=_first)
+        # The others only if somebody has put a file under another name into the folder.
+        return self._segments[begin:end] + self._segments[:begin] + self._segments[end:]
 
     def _open_from(self, start: int) -> tuple[Segment, list[int]] | None:
         at = max(0, bisect_right(self._segments, start, key=_first) - 1)
@@ -406,13 +429,6 @@ def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
         elif first <= last:
             joined.append((first, last))
     return joined
-
-
-def _tell(written: Written, number: int, error: JournalUnavailable | None) -> None:
-    try:
-        written(number, error)
-    except Exception:
-        _log.exception("A listener of the journal failed; the other records of its group are told all the same.")
 
 
 def _take_lock(folder: Path) -> int | None:

@@ -12,11 +12,12 @@ from ledger.outbox.values import Item
 
 
 class DeliveryQueue:
-    """A line for each hold, and turns for those whose first item may be sent."""
+    """Turns for items that may be sent, and for each hold that has one, a line of those that must wait behind it."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[Item]] = {}
-        self._turns: deque[str] = deque()
+        # A hold has hardly ever more than one settlement, so a line is only made for a second one.
+        self._lines: dict[str, deque[Item] | None] = {}
+        self._turns: deque[Item] = deque()
         self._count = 0
 
     def __len__(self) -> int:
@@ -32,29 +33,35 @@ class DeliveryQueue:
         """Put an item at the end of its hold's line."""
         self._count += 1
         hold_id = item.settlement.hold_id
-        line = self._lines.get(hold_id)
+        lines = self._lines
+        if hold_id not in lines:
+            lines[hold_id] = None
+            self._turns.append(item)
+            return
+        line = lines[hold_id]
         if line is None:
-            self._lines[hold_id] = deque((item,))
-            self._turns.append(hold_id)
-        else:
-            line.append(item)
+            line = lines[hold_id] = deque()
+        line.append(item)
 
     def take(self, at_most: int) -> list[Item]:
         """Items to send now. Each is then to be put ``back`` or ``done``; until then its hold's line stands."""
-        return [self._lines[self._turns.popleft()][0] for _ in range(min(len(self._turns), at_most))]
+        turns = self._turns
+        if len(turns) <= at_most:
+            taken = list(turns)
+            turns.clear()
+            return taken
+        return [turns.popleft() for _ in range(at_most)]
 
     def back(self, items: Sequence[Item]) -> None:
         """These were not taken by anyone: they have another turn."""
-        self._turns.extend(item.settlement.hold_id for item in items)
+        self._turns.extend(items)
 
     def done(self, item: Item) -> None:
-        """The item has left the queue."""
+        """The item, which was taken, has left the queue."""
         hold_id = item.settlement.hold_id
-        line = self._lines[hold_id]
-        assert line[0] is item, "only the first of a line is ever sent"
-        line.popleft()
         self._count -= 1
+        line = self._lines.pop(hold_id)
         if line:
-            self._turns.append(hold_id)
-        else:
-            del self._lines[hold_id]
+            following = line.popleft()
+            self._lines[hold_id] = line or None
+            self._turns.append(following)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import orjson
 
 from ledger.counter.values import Settlement
-from ledger.counter.words import settle_words
+from ledger.counter.words import check_settlement, settle_words
 
 
 def encode(settlement: Settlement) -> bytes:
@@ -18,7 +18,7 @@ def encode(settlement: Settlement) -> bytes:
     Raises:
         ValueError: the counter would refuse it, so it must not get into the journal.
     """
-    settle_words(settlement, "settle")
+    check_settlement(settlement)
     try:
         return orjson.dumps(
             {

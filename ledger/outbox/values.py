@@ -89,20 +89,21 @@ class Shelf:
         """Records that were delivered, are not booked, and are not in memory."""
         return len(self.delivered) - len(self.watched)
 
-    def has_delivered(self, number: int, *, watched: bool) -> None:
-        """Redis has it. ``watched``: it stays in memory until it is booked."""
-        self.queued.discard(number)
-        self.delivered.add(number)
+    def has_delivered(self, first: int, last: int, *, watched: bool) -> None:
+        """Redis has the records from ``first`` to ``last``. ``watched``: they stay in memory until they are booked."""
+        self.queued.discard_run(first, last)
+        self.delivered.add_run(first, last)
         if watched:
-            self.watched.add(number)
+            self.watched.add_run(first, last)
         else:
-            self.watched.discard(number)
+            self.watched.discard_run(first, last)
 
-    def end(self, number: int) -> None:
-        """The record is not needed any more."""
+    def end(self, first: int, last: int | None = None) -> None:
+        """The records from ``first`` to ``last`` are not needed any more."""
+        last = first if last is None else last
         for numbers in (self.queued, self.delivered, self.watched):
-            numbers.discard(number)
-        self.journal.confirm(number)
+            numbers.discard_run(first, last)
+        self.journal.confirm(first, last)
 
 
 @dataclass(slots=True, eq=False)
@@ -110,8 +111,8 @@ class Item:
     """A settlement in memory, on its way to Redis, or to Postgres if Redis does not know its hold.
 
     ``number``: in the journal of its shelf; 0 if the disk refused it. ``earlier_run``: an earlier process recorded it,
-    and may have delivered it. ``times_delivered``: by this process. ``taken``: only if the disk refused, what
-    ``record`` waits for instead.
+    and may have delivered it. ``times_delivered``: by this process. ``durable``: what its caller waits for, until
+    it is on the disk; if the disk refuses, until Redis has taken it.
     """
 
     settlement: Settlement
@@ -119,9 +120,22 @@ class Item:
     number: int = 0
     earlier_run: bool = False
     times_delivered: int = 0
-    taken: asyncio.Future[None] | None = None
+    durable: asyncio.Future[None] | None = None
     clamp: bool = False
     """Nobody can bring more credit to Redis than it has, so less will do."""
+
+
+def runs_of(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Numbers, mostly ascending without a hole, as runs: first and last of each, in the order met."""
+    runs: list[tuple[int, int]] = []
+    first = last = numbers[0]
+    for number in numbers[1:]:
+        if number != last + 1:
+            runs.append((first, last))
+            first = number
+        last = number
+    runs.append((first, last))
+    return runs
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ def test_everything_is_asked_for_until_it_is_booked(steps: list[tuple[float, boo
     now_s, open_names = 0.0, set[str]()
     for number, (pause_s, is_booked) in enumerate(steps):
         now_s += pause_s
-        watch.add(unbooked(f"h{number}"), now_s)
+        watch.add([unbooked(f"h{number}")], now_s)
         open_names.add(f"h{number}")
         due = watch.due(now_s, at_most)
         assert len(due) <= at_most
@@ -50,7 +50,7 @@ def test_pauses_grow_and_are_bounded(times_delivered: int, redeliver_after_s: fl
     pauses = []
     for times in (times_delivered, times_delivered + 1):
         item = unbooked("h", times)
-        watch.add(item, 0.0)
+        watch.add([item], 0.0)
         pauses.append(item.again_at_s)
     assert redeliver_after_s <= pauses[0] <= pauses[1] <= max(MOST_PAUSE_S, redeliver_after_s)
     assert pauses[1] in (2 * pauses[0], max(MOST_PAUSE_S, redeliver_after_s))
@@ -64,7 +64,7 @@ def test_haste_makes_all_of_it_due(pauses: list[float]) -> None:
     for number, pause_s in enumerate(pauses):
         now_s += pause_s
         watch.back(watch.due(now_s, 2), now_s)
-        watch.add(unbooked(f"h{number}"), now_s)
+        watch.add([unbooked(f"h{number}")], now_s)
     watch.hurry(now_s)
     due = watch.due(now_s, 1000)
     assert len(due) == len(pauses)
@@ -75,7 +75,7 @@ def test_what_may_be_sent_again_is_asked_for_in_time() -> None:
     """A settlement is asked for at least once between the end of its pause and one question later."""
     watch = BookedWatch(ask_after_s=1.0, redeliver_after_s=30.0)
     item = unbooked("h")
-    watch.add(item, 0.0)
+    watch.add([item], 0.0)
     asked = []
     for second in range(200):
         if due := watch.due(float(second), 10):
