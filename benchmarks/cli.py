@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from benchmarks import self_check as checking
 from benchmarks import stack as stacks
 from benchmarks.carry_out import Bench, Deployment, Way
 from benchmarks.load import Arrivals, Distribution, Load, LoadFailed, PlanError, Target
+from benchmarks.processes import open_many_files
 from benchmarks.results import Result, commit, document
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.stack import BenchStack
@@ -35,6 +36,8 @@ NEEDS_A_PERSON = 3
 """Exit status when requests went wrong."""
 _RESULTS = Path(__file__).parent / "results"
 _WIDTH = 160
+_OTHER_FILES = 500
+"""What a gateway has open besides its streams, amply."""
 
 
 class _Lengths(click.ParamType[Distribution]):
@@ -110,6 +113,7 @@ def run(
             Deployment(_target(base_url, api_key, model), pids)
         )
     else:
+        chosen = _that_fit(chosen)
         house = stacks.running(workers=workers, say=Console(stderr=True).log)
     with _said_plainly(), house as place:
         cores = place.cores.others if isinstance(place, BenchStack) else None
@@ -234,6 +238,21 @@ def _for_others(chosen: list[Scenario], *, named: bool) -> list[Scenario]:
     if named and left_out:
         raise click.UsageError(f"Only our own stack can be measured with {', '.join(left_out)}.")
     return [scenario for scenario in chosen if scenario.for_others]
+
+
+def _that_fit(chosen: list[Scenario]) -> list[Scenario]:
+    """With as many connections as this user may have files open: a stream is two of its gateway's."""
+    most = (open_many_files() - _OTHER_FILES) // 2
+    fitting = []
+    for scenario in chosen:
+        wanted = scenario.load.connections or 0
+        if wanted > most:
+            click.echo(
+                f"{scenario.name} has {most:,} connections instead of {wanted:,}: no more files may be open", err=True
+            )
+            scenario = replace(scenario, load=replace(scenario.load, connections=most))
+        fitting.append(scenario)
+    return fitting
 
 
 def _target(base_url: str, api_key: str, model: str, headers: dict[str, str] | None = None) -> Target:

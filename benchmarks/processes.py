@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 
 _PR_SET_PDEATHSIG = 1
+_MANY_FILES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,14 @@ def pin(pid: int, cores: tuple[int, ...]) -> None:
             os.sched_setaffinity(int(thread), cores)
 
 
-def open_many_files() -> None:
-    """Raise the limit of open files as far as a user may; children inherit it."""
+def open_many_files() -> int:
+    """Raise the limit of open files as far as this user may, and return it; children inherit it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for wanted in (max(most, _MANY_FILES), most):  # root may go beyond the limit that it was given
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            break
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def end_with_parent(parent: int) -> None:

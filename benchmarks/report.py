@@ -12,6 +12,8 @@ from benchmarks.load import Histogram, Measurement
 from benchmarks.results import DIRECT, GATEWAY, Result, Spread, added_ms
 
 _NOTHING = "–"
+_FEW = 100
+"""Streams that say nothing have no rate worth showing."""
 _BUSY_SHARE = 0.85
 """A load generator that works so much of the time may be what was measured."""
 
@@ -35,7 +37,7 @@ def _work(results: Sequence[Result]) -> Table:
     for result in results:
         use = _use(result)
         is_stream = result.measured[0].load.stream
-        a_core = use(lambda one: one.events_per_core_s("gateway") if one.events else one.requests_per_core_s("gateway"))
+        a_core = use(_per_core_s)
         table.add_row(
             _name(result),
             result.via,
@@ -43,13 +45,18 @@ def _work(results: Sequence[Result]) -> Table:
             _of_due(result),
             _text(use(lambda one: one.cpu_us_per_request("gateway") if one.requests >= one.events / 100 else None)),
             _text(use(lambda one: one.cpu_us_per_event("gateway"))),
-            _NOTHING if a_core is None else f"{a_core.median:,.0f} {'chunks' if is_stream else 'answers'}/s",
+            _NOTHING if a_core is None or a_core.median < _FEW else f"{a_core.median:,.0f} {'chunks' if is_stream else 'answers'}/s",
             f"{sum(one.error_count for one in result.measured):,}",
             _generator(result),
         )
     table.caption = "CPU: of the gateway's workers. Generator: its CPU, and how many times this rate it could send."
     table.caption_justify = "left"
     return table
+
+
+def _per_core_s(one: Measurement) -> float | None:
+    """What a second of the gateway's CPU is good for: chunks of a stream, or whole answers."""
+    return one.events_per_core_s("gateway") if one.load.stream else one.requests_per_core_s("gateway")
 
 
 def _of_due(result: Result) -> str:

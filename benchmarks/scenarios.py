@@ -108,7 +108,7 @@ def _refused(status: int, customer: Customer, about: str) -> Scenario:
 _ALL = (
     Scenario(
         load=Load(
-            name="quiet-10k",
+            name="quiet",
             stream=True,
             connections=10_000,
             seconds=5,
@@ -121,7 +121,7 @@ _ALL = (
         repeats=1,
         on_fresh_gateway=True,
         for_others=False,
-        about="10,000 open streams that say nothing: memory for each",
+        about="10,000 open streams that say nothing (as many as may be): memory for each",
     ),
     Scenario(load=_SMALL, about="small whole answers (16 tokens), 64 connections"),
     _open_loop("small-30", _SMALL, "the same at 30 % of the rate that it reached: latency added"),

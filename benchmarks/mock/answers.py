@@ -41,15 +41,17 @@ class Answers:
         self.done = _chunk(b"data: [DONE]\n\n") + LAST_CHUNK
         # A load asks for the same lengths again and again.
         self.content = lru_cache(maxsize=4096)(self._content)
+        self.ending = lru_cache(maxsize=4096)(self._ending)
+        self.whole = lru_cache(maxsize=4096)(self._whole)
         self._text = lru_cache(maxsize=4096)(lambda tokens: "".join(_WORDS[n % len(_WORDS)] for n in range(tokens)))
 
-    def ending(self, prompt_tokens: int, tokens: int, *, with_usage: bool) -> bytes:
+    def _ending(self, prompt_tokens: int, tokens: int, *, with_usage: bool) -> bytes:
         """All that follows the content of a stream."""
         if not with_usage:
             return self.finish + self.done
         return self.finish + self._chunk_of({"choices": [], "usage": _usage(prompt_tokens, tokens)}) + self.done
 
-    def whole(self, prompt_tokens: int, tokens: int) -> bytes:
+    def _whole(self, prompt_tokens: int, tokens: int) -> bytes:
         """A whole answer with its head."""
         choice = {
             "index": 0,

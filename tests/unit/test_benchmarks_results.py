@@ -132,7 +132,7 @@ def test_the_standard_set_stays_under_ten_minutes() -> None:
     ("arguments", "sentence"),
     [
         (["run", "--base-url", "http://h", "--model", "m"], "--base-url needs --api-key and --model"),
-        (["run", "quiet-10k", "--base-url", "http://h", *KEY], "Only our own stack"),
+        (["run", "quiet", "--base-url", "http://h", *KEY], "Only our own stack"),
         (["run", "small", "--base-url", "h:80", *KEY], "must look like http://host:port"),
         (["load", "--base-url", "http://h", *KEY, "--max-tokens", "many"], "no distribution"),
         (["load", "--base-url", "http://h", *KEY, "--header", "x"], "A header looks like"),
