@@ -30,7 +30,7 @@ _SCENARIOS = {scenario.name: scenario for scenario in SCENARIOS}
 @click.option("--peer", "peers", multiple=True, type=click.Choice(list(_PEERS)), help="Only these.")
 @click.option("--scenario", "scenarios", multiple=True, type=click.Choice(list(_SCENARIOS)), help="Only these.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(0.5), help="Of each measurement.")
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.5), help="Of each measurement.")
 @click.option("--slow-seconds", default=2.5, show_default=True, type=click.FloatRange(0.5), help="For slow peers.")
 @click.option("--installed", default=INSTALLED, type=click.Path(path_type=Path), help="Where peers are installed.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of results; by default one below results/.")

@@ -75,10 +75,10 @@ class Cell:
         return use.rss_peak_bytes / 2**20 if use else None
 
     def wait_ms(self, percent: float) -> float:
-        """Time to the first token (of a whole answer: to its end), in milliseconds."""
+        """What a client waits for, in milliseconds: see `Scenario.waits_for`."""
         measured = self.measurement
-        times = measured.first_token if self.scenario.stream else measured.latency
-        return times.percentile_s(percent) * 1e3
+        times = {"answer": measured.latency, "first token": measured.first_token, "next token": measured.inter_token}
+        return times[self.scenario.waits_for].percentile_s(percent) * 1e3
 
     @property
     def errors(self) -> int:

@@ -1,4 +1,8 @@
-"""Portkey's gateway: Node. Where a request goes stands in its headers."""
+"""Portkey's gateway: Node. Where a request goes stands in its headers.
+
+Its package lets npm choose the newest ``@hono/node-server``, with which (1.19 and Portkey 1.15.2) every stream is
+answered with status 500. The pins hold that one at 1.13.8, with which streams work.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ class Portkey:
 
     name = "portkey"
     label = "Portkey"
-    note = "1 process, headless, NODE_ENV=production; checks no key, meters nothing"
+    note = "1 process, headless, NODE_ENV=production, an older @hono/node-server; checks no key, meters nothing"
     is_slow = True
 
     def __init__(self) -> None:

@@ -47,6 +47,16 @@ class Scenario:
         """Whether requests come at a rate."""
         return self.connections is None
 
+    @property
+    def waits_for(self) -> str:
+        """What its latency is counted to: a paced stream has begun long before it is measured."""
+        return "next token" if self.itl_ms else "first token" if self.stream else "answer"
+
+    @property
+    def due_per_s(self) -> float | None:
+        """Chunks that a paced engine sends."""
+        return (self.connections or 0) * 1000 / self.itl_ms if self.itl_ms else None
+
     def load(self, *, seconds: float, rate_per_s: float | None = None) -> Load:
         """The load; an open loop needs its rate."""
         return Load(

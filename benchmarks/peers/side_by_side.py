@@ -44,7 +44,7 @@ class Plan:
     peers: Sequence[Peer]
     scenarios: Sequence[Scenario]
     rounds: int = 3
-    seconds: float = 4.0
+    seconds: float = 3.0
     slow_seconds: float = 2.5
 
     def seconds_for(self, peer: Peer) -> float:

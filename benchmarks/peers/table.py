@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers.catalog import LEFT_OUT, NGINX, SGLANG
-from benchmarks.peers.figures import Cell, Figure, Run, cpu_us, per_core
+from benchmarks.peers.figures import WAITING, Cell, Figure, Run, cpu_us, per_core
 from benchmarks.peers.floors import FLOORS, Verdict
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.scenarios import Scenario
@@ -34,6 +34,9 @@ def print_run(
         console.print(f"  {name} has no figures for {scenario_name}: {reason}", markup=False)
     for name, reason in LEFT_OUT.items():
         console.print(f"  {name} is missing: {reason}", markup=False)
+    console.print("Conditions", style="bold")
+    for line in conditions(run):
+        console.print(f"  {line}", markup=False)
     console.print("Floors", style="bold")
     for floor in FLOORS:
         verdict = floor.judge(run)
@@ -41,6 +44,18 @@ def print_run(
 
 
 _STYLES = {True: "green", False: "red", None: "yellow"}
+
+
+def conditions(run: Run) -> list[str]:
+    """What besides the peers may have shaped the figures, at its worst."""
+    generators = [max(cell.measurement.generator_shares, default=0.0) for cell in run.cells]
+    waiting = [cell.measurement.cpu_share(WAITING) for cell in run.cells if WAITING in cell.measurement.groups]
+    shared = [cell.all_share - (cell.proxy_share or 0.0) for cell in run.cells]
+    return [
+        f"the load generator used up to {max(generators, default=0):.0%} of a core, and with engine and databases up "
+        f"to {max(shared, default=0):.0%}: near that of their cores it is they who set the rate; the cost a unit stands",
+        f"peers whose turn it was not used up to {max(waiting, default=0):.0%} of a core",
+    ]
 
 
 def verdicts(run: Run) -> list[Verdict]:
@@ -51,7 +66,7 @@ def verdicts(run: Run) -> list[Verdict]:
 def scenario_table(run: Run, scenario: Scenario, peers: Sequence[Peer]) -> Table:
     """One scenario: a row for each peer, medians over the rounds; the ratios are of rates a core."""
     unit = scenario.unit.value
-    first = "first token" if scenario.stream else "answer"
+    waits_for = scenario.waits_for
     table = Table(
         "peer",
         f"{unit}s/s",
@@ -61,11 +76,11 @@ def scenario_table(run: Run, scenario: Scenario, peers: Sequence[Peer]) -> Table
         "× SGLang",
         "core used",
         "all CPU",
-        f"{first} p50 / p99, ms",
+        f"{waits_for} p50 / p99, ms",
         "added p50 / p99, ms",
         "RSS, MiB",
         "errors",
-        title=scenario.label,
+        title=scenario.label + (f" ({scenario.due_per_s:,.0f} due a second)" if scenario.due_per_s else ""),
         title_justify="left",
     )
     for column in table.columns[1:]:

@@ -122,6 +122,14 @@ def test_added_latency_is_over_direct() -> None:
     assert added.median == pytest.approx(0.4, abs=0.02)
 
 
+@pytest.mark.parametrize(("scenario", "name"), [(SMALL, "latency"), (TTFT, "first_token"), (PACED_300, "inter_token")])
+def test_each_scenario_counts_what_its_client_waits_for(scenario: Scenario, name: str) -> None:
+    """Of a stream that began long ago the first token says nothing."""
+    one = cell(GATEWAY, scenario, wait_ms=1.0)
+    getattr(one.measurement, name).add_all([8.0] * 1000)
+    assert one.wait_ms(50) == pytest.approx(8000, rel=0.01)
+
+
 def test_the_rate_of_an_open_loop_is_a_third_of_what_can_be_reached() -> None:
     """Peers that can are asked at the gateway's rate, and slower ones at theirs."""
     run = Run(
