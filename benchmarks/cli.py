@@ -35,7 +35,7 @@ from gateway.stack.processes import StackError
 NEEDS_A_PERSON = 3
 """Exit status when requests went wrong."""
 _RESULTS = Path(__file__).parent / "results"
-_WIDTH = 160
+_WIDTH = 190
 _OTHER_FILES = 500
 """What a gateway has open besides its streams, amply."""
 

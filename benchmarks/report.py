@@ -36,8 +36,6 @@ def _work(results: Sequence[Result]) -> Table:
         table.add_column(name, justify="right")
     for result in results:
         use = _use(result)
-        is_stream = result.measured[0].load.stream
-        a_core = use(_per_core_s)
         table.add_row(
             _name(result),
             result.via,
@@ -45,7 +43,7 @@ def _work(results: Sequence[Result]) -> Table:
             _of_due(result),
             _text(use(lambda one: one.cpu_us_per_request("gateway") if one.requests >= one.events / 100 else None)),
             _text(use(lambda one: one.cpu_us_per_event("gateway"))),
-            _NOTHING if a_core is None or a_core.median < _FEW else f"{a_core.median:,.0f} {'chunks' if is_stream else 'answers'}/s",
+            _a_core(result),
             f"{sum(one.error_count for one in result.measured):,}",
             _generator(result),
         )
@@ -54,9 +52,15 @@ def _work(results: Sequence[Result]) -> Table:
     return table
 
 
-def _per_core_s(one: Measurement) -> float | None:
+def _a_core(result: Result) -> str:
     """What a second of the gateway's CPU is good for: chunks of a stream, or whole answers."""
-    return one.events_per_core_s("gateway") if one.load.stream else one.requests_per_core_s("gateway")
+    is_stream = result.measured[0].load.stream
+    rate = _use(result)(
+        lambda one: one.events_per_core_s("gateway") if is_stream else one.requests_per_core_s("gateway")
+    )
+    if rate is None or rate.median < _FEW:
+        return _NOTHING
+    return f"{rate.median:,.0f} {'chunks' if is_stream else 'answers'}/s"
 
 
 def _of_due(result: Result) -> str:

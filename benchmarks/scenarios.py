@@ -68,13 +68,13 @@ _UNKNOWN_RATE = 1.0
 """Until the rate that it is a share of was measured."""
 
 
-def _paced(streams: int) -> Scenario:
+def _paced(streams: int, warm_up_s: float) -> Scenario:
     load = Load(
         name=f"paced-{streams}",
         stream=True,
         connections=streams,
         seconds=4,
-        warm_up_s=2,
+        warm_up_s=warm_up_s,
         # Longer than it is measured: the cost of a chunk, and nothing else. At the end they are hung up.
         max_tokens=_tokens(20_000),
         drain_s=0,
@@ -127,8 +127,8 @@ _ALL = (
     _open_loop("small-30", _SMALL, "the same at 30 % of the rate that it reached: latency added"),
     Scenario(load=_STREAMS, about="streams of 64 tokens sent at once, 64 connections"),
     _open_loop("streams-30", _STREAMS, "the same at 30 % of the rate that it reached: time to first token added"),
-    _paced(300),
-    _paced(800),
+    _paced(300, warm_up_s=2),
+    _paced(800, warm_up_s=4),
     Scenario(
         load=Load(
             name="long-prompts",
