@@ -4,8 +4,8 @@ The simulator (`backends.simulator`) is the faithful engine: it counts tokens, h
 demand. This one knows the requests of a load and little else, because a benchmark is to measure the gateway, and on a
 machine of two cores the engine has to share one with everything else.
 
-CPU of either engine, asked directly by `benchmarks.load` in turns, two rounds (CPython 3.11, x86-64, two cores that other
-work shared; on a quiet machine all of it is less):
+CPU of either engine, asked directly by `benchmarks.load` in turns, two rounds (CPython 3.11, x86-64, two cores that
+other work shared; on a quiet machine all of it is less):
 
 ===================================  ==============  ==============
 ..                                   mock            simulator
