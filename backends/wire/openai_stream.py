@@ -4,27 +4,26 @@ Floor: wire (pure). Feed de-chunked body bytes, get whole public events.
 
 The public stream has one form whatever the engine sends: a role chunk first, one choice per chunk, the last chunk
 of a choice with an empty delta, our ``id``, ``created`` and ``model``, only known fields, ASCII only. Almost every
-chunk of a stream differs from its predecessor only in the text of one string and in usage counts. So the first plain
-chunk is parsed and taken apart into *lead*, text and *trail*; the following ones only have to start with the
-same lead and match the trail's pattern, and their text is put into our own envelope. What fits no pattern is parsed
-and rebuilt from known fields, so nothing unknown can slip through either way.
+chunk of a stream differs from its predecessor only in the text of one string and in usage counts. So a chunk that was
+parsed once is known from then on by its bytes (`backends.wire.chunk_shape`): the following ones only have to be the
+same but for their text, and the text is put into our own envelope; many of them that came in one read all at once. What
+is not known is parsed and rebuilt from known fields, so nothing unknown can slip through either way.
 
 Sources: WHATWG HTML 9.2 (event streams); OpenAI API reference, chat streaming.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import orjson
 
 from backends.wire.allowance import Allowance, no_bound
 from backends.wire.answer.chunks import Envelope, encode_event
+from backends.wire.chunk_shape import NOT_PLAIN, Habits, Shape, public_text, shape_of
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.finish_reason import finish_reason
 from backends.wire.request import InferenceRequest, Kind
@@ -32,9 +31,13 @@ from backends.wire.usage import Observed, TokenUsage, read_usage
 
 __all__ = ["DELTA_FIELDS", "StreamRewriter", "clean_logprobs", "clean_tool_calls", "encode_event"]
 
-_TEXT = rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])*+)"'
-_TEXT_PATTERN = re.compile(_TEXT)
-_NON_ASCII = re.compile(r"[^\x00-\x7f]+")
+NOTHING = Observed(None, 0)
+MAX_ATTEMPTS = 2
+"""How often in one read it is tried to take many chunks at once, when that fails."""
+MAX_ENDING = 4
+"""Chunks of other shapes that are expected behind the last plain one."""
+MAX_LESSONS = 16
+"""Shapes that are learned from one stream: an engine that has more of them is parsed."""
 
 DELTA_FIELDS = ("content", "reasoning_content", "refusal", "tool_calls", "function_call")
 """What a delta may carry to the client, besides the role, which we write ourselves."""
@@ -47,21 +50,33 @@ class StreamRewriter:
         request: what was asked; gives the public envelope.
         limit_bytes: cap of one event; a longer one is a protocol failure.
         allow: says how many deltas may be handed out; asked seldom, see `backends.wire.allowance`.
+        habits: what earlier streams of the same engine and kind have shown; this one adds to it.
     """
 
     __slots__ = (
-        "_allow", "_begun", "_content_key", "_deltas", "_envelope", "_is_total", "_last_usage_event", "_lead",
-        "_limit_bytes", "_mark", "_no_usage", "_open_text", "_request", "_tail", "_text_key", "_trail", "_usage",
+        "_allow", "_begun", "_between", "_content_key", "_counted", "_deltas", "_end", "_envelope", "_habits",
+        "_is_total", "_last_usage_event", "_lead", "_lessons", "_limit_bytes", "_mark", "_no_usage", "_open_text",
+        "_preamble", "_request", "_skip", "_stop", "_tail", "_text_key", "_usage",
         "done", "finish_reasons", "is_waiting",
     )  # fmt: skip
 
-    def __init__(self, request: InferenceRequest, *, limit_bytes: int, allow: Allowance = no_bound) -> None:
+    def __init__(
+        self,
+        request: InferenceRequest,
+        *,
+        limit_bytes: int,
+        allow: Allowance = no_bound,
+        habits: Habits | None = None,
+    ) -> None:
         self._request = request
         self._allow = allow
         self._limit_bytes = limit_bytes
+        self._habits = Habits() if habits is None else habits
         self._tail = b""
-        self._lead = b""
-        self._trail: re.Pattern[bytes] | None = None
+        # The shape of a plain chunk; without a lead there is none.
+        self._preamble = self._lead = self._end = self._between = b""
+        self._skip = self._stop = self._lessons = 0
+        self._counted: re.Pattern[bytes] | None = None
         self._usage: TokenUsage | None = None
         self._last_usage_event: bytes | None = None
         self._is_total = False
@@ -70,12 +85,13 @@ class StreamRewriter:
         self.done = False
         self.is_waiting = False
         self.finish_reasons: dict[int, str] = {}
-        self._text_key = "content" if request.kind is Kind.CHAT else "text"
-        self._content_key = f'"{self._text_key}":'.encode()
+        is_chat = request.kind is Kind.CHAT
+        self._text_key = "content" if is_chat else "text"
+        self._content_key = b'"content":' if is_chat else b'"text":'
         # The envelope up to the text of a plain chunk of choice 0, and what follows the text.
         self._envelope = Envelope(request)
         self._open_text, self._no_usage = self._envelope.plain(0)
-        self._mark = allow(Observed(None, 0))
+        self._mark = allow(NOTHING)
 
     def feed(self, data: bytes) -> bytes:
         """Take body bytes cut anywhere; return the whole public events that they complete (maybe none).
@@ -86,6 +102,23 @@ class StreamRewriter:
         Raises:
             BackendFailure: the stream is malformed, too large, or carries the engine's own error.
         """
+        # Paced engines send one plain chunk at a time: this is the hottest code of a stream.
+        if self._lead and not self._tail and self._deltas < self._mark and data.startswith(self._lead):
+            counted = self._counted
+            if counted is None:
+                text = data[self._skip : self._stop] if data.endswith(self._end) else b""
+            else:
+                match = counted.fullmatch(data, self._skip)
+                text = match[1] if match is not None else b""
+            public = text if NOT_PLAIN.search(text) is None else public_text(text)
+            if public:
+                self._deltas += 1
+                if counted is not None:
+                    self._last_usage_event = data
+                return self._open_text + public + self._no_usage
+        return self._feed_any(data)
+
+    def _feed_any(self, data: bytes) -> bytes:
         if self.is_waiting:
             self._tail += data
             return b""
@@ -100,35 +133,84 @@ class StreamRewriter:
             return b""
         self._tail = data[end + 2 :]
         out: list[bytes] = []
-        lead, trail = self._lead, self._trail
-        skip = len(lead)
-        at_once = self._request.completions  # an event may say something of every choice
-        events = iter(data[:end].split(b"\n\n"))
-        for event in events:
-            if trail is not None and event.startswith(lead):
-                match = trail.fullmatch(event, skip)
-                if match is not None:
-                    text = match[1]
-                    if text:
-                        if self._deltas >= self._mark and not self._is_allowed(event):
-                            self._keep_back(event, events)
-                            break
-                        if not text.isascii():
-                            text = _escape_non_ascii(text)
-                        self._deltas += 1
-                        self._last_usage_event = event
-                        out.append(self._open_text + text + self._no_usage)
-                    continue
-            self._check_size(len(event))
-            if self._deltas + at_once > self._mark and not self._is_allowed(event):
-                self._keep_back(event, events)
-                break
-            out.append(self._rebuild(event))
-            lead, trail = self._lead, self._trail
-            skip = len(lead)
+        self._translate(data[:end], out)
         if self._tail and not self.is_waiting:
             self._check_size(len(self._tail))
         return b"".join(out)
+
+    def _translate(self, body: bytes, out: list[bytes]) -> None:
+        """Append what whole events become, the blank line behind the last one missing."""
+        lines = body.split(b"\n")  # one byte is found much faster than two
+        events = body.split(b"\n\n") if any(lines[1::2]) else lines[::2]
+        at_once = self._request.completions  # an event may say something of every choice
+        position, attempts = 0, MAX_ATTEMPTS
+        while position < len(events):
+            event = events[position]
+            if self._lead and event.startswith(self._lead):
+                if attempts and self._counted is None and self._deltas < self._mark:
+                    taken = self._take_run(body, events, position, out)
+                    position += taken
+                    if taken:
+                        continue
+                    attempts -= 1
+                text = self._text_in(event)
+                if text is not None:
+                    if text:
+                        if self._deltas >= self._mark and not self._is_allowed(event):
+                            self._keep_back(events, position)
+                            return
+                        self._deltas += 1
+                        out.append(self._open_text + text + self._no_usage)
+                    if self._counted is not None:
+                        self._last_usage_event = event
+                    position += 1
+                    continue
+            known = self._known(event)
+            if known is None:
+                self._check_size(len(event))
+                if self._deltas + at_once > self._mark and not self._is_allowed(event):
+                    self._keep_back(events, position)
+                    return
+                known = self._rebuild(event)
+            out.append(known)
+            position += 1
+
+    def _take_run(self, body: bytes, events: list[bytes], start: int, out: list[bytes]) -> int:
+        """Translate as many plain chunks as follow each other, all at once. Returns how many; 0 if it can't be told.
+
+        The texts are cut out by position. That this was right is shown by putting them together again.
+        """
+        lead, trail = self._lead, self._end[:-2]
+        stop, least = len(events), max(start, len(events) - MAX_ENDING)
+        while stop > least and not events[stop - 1].endswith(trail):
+            stop -= 1  # the end, the usage, [DONE]
+        stop = min(stop, start + self._mark - self._deltas)
+        skip, last = self._skip, -len(trail)
+        raw = [event[skip:last] for event in islice(events, start, stop)]
+        before = sum(map(len, islice(events, start))) + 2 * start
+        if not body.startswith(b"".join((lead, self._between.join(raw), trail)), before):
+            return 0
+        texts = raw
+        if NOT_PLAIN.search(b"".join(raw)) is not None:
+            public = list(map(public_text, raw))
+            texts = [text for text in public if text is not None]
+            if len(texts) < len(raw):
+                return 0
+        if not all(texts):
+            texts = [text for text in texts if text]
+        if texts:
+            self._deltas += len(texts)
+            out.append(self._open_text + (self._no_usage + self._open_text).join(texts) + self._no_usage)
+        return len(raw)
+
+    def _text_in(self, event: bytes) -> bytes | None:
+        """The public text of a plain chunk that starts with the lead; ``None`` if it is none."""
+        if self._counted is None:
+            if len(event) + 2 < self._skip - self._stop or not event.endswith(self._end[:-2]):
+                return None
+            return public_text(event[self._skip : self._stop + 2])
+        match = self._counted.fullmatch(event + b"\n\n", self._skip)
+        return public_text(match[1]) if match is not None else None
 
     def cut(self, usage: TokenUsage | None) -> bytes:
         """End the answer here as an engine ends one at its bound: ``length`` for every choice that goes on.
@@ -137,7 +219,7 @@ class StreamRewriter:
             usage: what the usage chunk says, if one was asked for.
         """
         self.done = True
-        self._tail = b""
+        self._tail = self._lead = b""
         count = max(self._request.completions, 1 + max(self._begun, default=0))
         ends = [self._choice({"index": index, "finish_reason": "length"}) for index in range(count)]
         return b"".join(ends) + self._envelope.usage(usage)
@@ -165,7 +247,7 @@ class StreamRewriter:
             event, self._last_usage_event = self._last_usage_event, None
             if b'"usage"' in event:
                 parsed = orjson.loads(event[event.index(b"{") :])
-                self._usage = read_usage(parsed.get("usage")) or self._usage
+                self._count(read_usage(parsed.get("usage")), is_total=False)
         if self._usage is not None and not self._is_total:
             return Observed(_at_least(self._usage, self._deltas), self._deltas)
         return Observed(self._usage, self._deltas)
@@ -192,9 +274,49 @@ class StreamRewriter:
             return False
         return bool(self._content(choice))
 
-    def _keep_back(self, event: bytes, rest: Iterator[bytes]) -> None:
-        self._tail = b"\n\n".join([event, *rest, self._tail])
+    def _keep_back(self, events: list[bytes], position: int) -> None:
+        self._tail = b"\n\n".join([*events[position:], self._tail])
         self.is_waiting = True
+
+    # -- chunks without a text that were met before --------------------------------------------------------------------
+
+    def _known(self, event: bytes) -> bytes | None:
+        """What a chunk becomes that opens or ends a choice or bears the usage; ``None`` if it has to be parsed."""
+        preamble = self._preamble
+        if not preamble:
+            preamble = self._preamble = self._habits.preamble_of(event)
+            if preamble and self._habits.shape is not None and self._is_shaped():
+                self._take_shape(self._habits.shape, preamble)
+        if not preamble or self.done or not event.startswith(preamble):
+            return None
+        found = self._habits.meaning_of(event[len(preamble) :])
+        if found is None:
+            return None
+        meaning, usage = found
+        index = meaning.index
+        if meaning.counts:
+            self._count(read_usage(usage), is_total=index is None)
+        if index is None or index in self.finish_reasons:
+            return b""
+        out = self._begin(index)
+        return out if meaning.reason is None else out + self._end_choice(index, meaning.reason)
+
+    def _count(self, usage: TokenUsage | None, *, is_total: bool) -> None:
+        if usage is not None:
+            self._usage = usage
+            self._last_usage_event = None
+            self._is_total = is_total
+
+    def _begin(self, index: int) -> bytes:
+        if index in self._begun:
+            return b""
+        self._begun.add(index)
+        return self._envelope.role(index)
+
+    def _end_choice(self, index: int, reason: str) -> bytes:
+        self.finish_reasons[index] = reason
+        self._lead = b""  # nothing takes the short road any more
+        return self._envelope.end(index, reason)
 
     # -- the slow road: parse, keep what is known, write anew ----------------------------------------------------------
 
@@ -204,7 +326,7 @@ class StreamRewriter:
             return b""
         if payload == b"[DONE]":
             self.done = True
-            self._trail = None  # nothing takes the short road any more
+            self._lead = b""
             return b""
         try:
             chunk = orjson.loads(payload)
@@ -217,13 +339,15 @@ class StreamRewriter:
         choices = chunk.get("choices")
         if not isinstance(choices, list):
             raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
-        usage = read_usage(chunk.get("usage"))
-        if usage is not None:
-            self._usage = usage
-            self._last_usage_event = None
-            self._is_total = not choices
-        out = b"".join([self._choice(choice) for choice in choices])
-        self._learn(event, choices)
+        self._count(read_usage(chunk.get("usage")), is_total=not choices)
+        ended, deltas = len(self.finish_reasons), self._deltas
+        out = b"".join(map(self._choice, choices))
+        if len(choices) < 2 and self._lessons < MAX_LESSONS:
+            ends = len(self.finish_reasons) > ended
+            if self._deltas == deltas:
+                self._learn_meaning(event, chunk, ends=ends)
+            elif not ends and self._is_shaped() and self._is_plain(choices[0]):
+                self._learn_shape(event)
         return out
 
     def _choice(self, choice: object) -> bytes:
@@ -237,8 +361,7 @@ class StreamRewriter:
         out: list[bytes] = []
         content = self._content(choice)
         if index not in self._begun:
-            self._begun.add(index)
-            out.append(self._envelope.role(index))
+            out.append(self._begin(index))
         if content:
             self._deltas += 1
             if choice.get("logprobs"):
@@ -246,9 +369,7 @@ class StreamRewriter:
             out.append(self._envelope.chunk(index, content))
         said = choice.get("finish_reason")
         if said is not None:
-            reason = self.finish_reasons[index] = finish_reason(said)
-            self._trail = None
-            out.append(self._envelope.end(index, reason))
+            out.append(self._end_choice(index, finish_reason(said)))
         return b"".join(out)
 
     def _content(self, choice: dict[str, Any]) -> dict[str, Any]:
@@ -268,26 +389,55 @@ class StreamRewriter:
             kept["tool_calls"] = clean_tool_calls(kept["tool_calls"])
         return {"delta": kept} if kept else {}
 
-    def _learn(self, event: bytes, choices: list[Any]) -> None:
-        """Remember the shape of a plain chunk: one unfinished choice 0 that holds one text and nothing else."""
-        if self._request.completions != 1 or len(choices) != 1 or self.finish_reasons:
-            return
-        choice = choices[0]
-        if choice.get("index", 0) != 0 or choice.get("finish_reason") is not None or choice.get("logprobs"):
-            return
-        holder = choice.get("delta") if self._request.kind is Kind.CHAT else choice
-        text = holder.get(self._text_key) if isinstance(holder, dict) else None
-        if not isinstance(text, str) or not text or event.count(self._content_key) != 1 or b"\n" in event:
-            return
-        if self._request.kind is Kind.CHAT and any(v for k, v in holder.items() if k != self._text_key):
-            return  # a role, a tool call or reasoning rides along: not plain
-        start = event.index(self._content_key) + len(self._content_key)
-        start += event[start : start + 1] == b" "
-        match = _TEXT_PATTERN.match(event, start + 1)
-        if match is None or event[start : start + 1] != b'"':
-            return
-        self._lead = event[: start + 1]
-        self._trail = _trail_pattern(event[match.end() :])
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def _learn_meaning(self, event: bytes, chunk: dict[str, Any], *, ends: bool) -> None:
+        """Remember a chunk with at most one choice, of which nothing was handed on but its beginning or end."""
+        size = self._preamble_size(event)
+        choice = chunk["choices"][0] if chunk["choices"] else None
+        if not size or (
+            choice is not None and (self._content(choice) or (choice.get("finish_reason") is None) is ends)
+        ):
+            return  # it holds a text, or an end, that came after the end
+        self._lessons += 1
+        index = choice.get("index", 0) if choice is not None else None
+        reason = self.finish_reasons[index] if ends and index is not None else None
+        self._habits.learn(event[size:], index, reason, counts=chunk.get("usage") is not None)
+
+    def _learn_shape(self, event: bytes) -> None:
+        """Remember the shape of a plain chunk."""
+        self._lessons += 1
+        size = self._preamble_size(event)
+        shape = shape_of(event, self._content_key, size)
+        if shape is not None:
+            self._take_shape(shape, event[:size])
+            if size:
+                self._habits.shape = shape
+
+    def _preamble_size(self, event: bytes) -> int:
+        if not self._preamble:
+            self._preamble = self._habits.learn_preamble(event)
+        return len(self._preamble) if event.startswith(self._preamble) else 0
+
+    def _is_shaped(self) -> bool:
+        """Whether plain chunks of this stream may be known by a shape: it has one choice, which goes on."""
+        return self._request.completions == 1 and not self.finish_reasons
+
+    def _is_plain(self, choice: dict[str, Any]) -> bool:
+        """Whether choice 0 holds one text and nothing else."""
+        if choice.get("index", 0) != 0 or choice.get("logprobs"):
+            return False
+        if self._request.kind is not Kind.CHAT:
+            return True
+        # A role, a tool call or reasoning that rides along is not plain.
+        delta = choice["delta"]
+        return isinstance(delta.get("content"), str) and not any(v for k, v in delta.items() if k != "content")
+
+    def _take_shape(self, shape: Shape, preamble: bytes) -> None:
+        lead = preamble + shape.opening
+        self._lead, self._end, self._counted = lead, shape.end, shape.counted
+        self._between = shape.end + lead
+        self._skip, self._stop = len(lead), -len(shape.end)
 
     def _check_size(self, size: int) -> None:
         if size > self._limit_bytes:
@@ -337,23 +487,6 @@ def _clean_token(token: object) -> dict[str, Any]:
 def _at_least(usage: TokenUsage, deltas: int) -> TokenUsage:
     """A running count may lag, or be that of one choice among several; each delta is a token at least."""
     return usage if usage.completion >= deltas else replace(usage, completion=deltas, reported=False)
-
-
-@lru_cache(maxsize=256)
-def _trail_pattern(trail: bytes) -> re.Pattern[bytes]:
-    """A text, then exactly this trail, in which only numbers behind ``"usage"`` may differ."""
-    fixed, marker, usage = trail.partition(b'"usage"')
-    counts = re.sub(rb"\d+", rb"\\d+", re.escape(marker + usage))
-    return re.compile(_TEXT + re.escape(fixed) + counts)
-
-
-def _escape_non_ascii(text: bytes) -> bytes:
-    """Escape what is not ASCII inside the raw text of a JSON string."""
-    try:
-        decoded = text.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY) from None
-    return _NON_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], decoded).encode("ascii")
 
 
 def _unify_line_ends(data: bytes) -> bytes:
