@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from benchmarks.load.measurement import Measurement
+from benchmarks.load.measurement import GroupUse, Measurement
 from benchmarks.load.plan import Load, Target
 from benchmarks.load.tally import Tally
-from benchmarks.load.watch import Watch
+from benchmarks.load.watch import NoSuchProcess, Watch
 
 _START_S = 60.0
 _HEAD_START_S = 0.05
@@ -71,17 +71,20 @@ def run(
         progress: is called a few times a second.
 
     Raises:
-        LoadFailed: a worker could not begin, or died.
+        LoadFailed: a worker could not begin, or died, or a process to watch is not there.
     """
     processes = max(1, min(processes, load.connections or processes))
     tell = progress or (lambda _: None)
     tell(Progress(load.name, "start", 0.0, load.total_s))
-    with _workers(target, load, processes, cores) as workers:
-        watched = Watch(watch or {})
-        begin_s = time.monotonic() + _HEAD_START_S
-        for worker in workers:
-            worker.begin(begin_s)
-        reports = _follow(load, workers, watched, begin_s, tell)
+    try:
+        with _workers(target, load, processes, cores) as workers:
+            watched = Watch(watch or {})
+            begin_s = time.monotonic() + _HEAD_START_S
+            for worker in workers:
+                worker.begin(begin_s)
+            reports = _follow(load, workers, watched, begin_s, tell)
+    except NoSuchProcess as error:
+        raise LoadFailed(str(error)) from None
     return _add_up(load, reports)
 
 
@@ -94,8 +97,8 @@ def _follow(
     """Read what the workers tell until all have reported; meanwhile look at the watched."""
     from_s, to_s = begin_s + load.warm_up_s, begin_s + load.total_s
     give_up_s = to_s + load.drain_s + _REPORT_GRACE_S
-    reports = _Reports([], {}, load.seconds)
-    next_s, measured_from_s = from_s, 0.0
+    reports = _Reports([], {})
+    next_s, is_measuring = from_s, False
     with selectors.DefaultSelector() as selector:
         for worker in workers:
             selector.register(worker.output, selectors.EVENT_READ, worker)
@@ -114,11 +117,11 @@ def _follow(
             now_s = time.monotonic()
             if now_s < next_s:
                 continue
-            if not measured_from_s:
+            if not is_measuring:
                 watched.begin()
-                measured_from_s = now_s
+                is_measuring = True
             elif now_s >= to_s:
-                reports.groups, reports.seconds = watched.end(), now_s - measured_from_s
+                reports.groups = watched.end(load.seconds)
                 next_s = give_up_s
                 continue
             else:
@@ -140,8 +143,7 @@ def _progress(load: Load, workers: Sequence[_Worker], elapsed_s: float, phase: s
 @dataclass(slots=True)
 class _Reports:
     done: list[dict[str, Any]]
-    groups: dict[str, Any]
-    seconds: float
+    groups: dict[str, GroupUse]
 
 
 def _add_up(load: Load, reports: _Reports) -> Measurement:

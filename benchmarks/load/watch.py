@@ -15,45 +15,61 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _CPUCLOCK_SCHED = 2
 
 
+class NoSuchProcess(LookupError):
+    """A process that was to be watched is not there, or is not there any more."""
+
+
 class Watch:
-    """Looks at groups of processes; their children as of the beginning belong to them.
+    """Looks at groups of processes; their children as of the beginning belong to them, and may end meanwhile.
 
     Args:
         groups: process ids by the name of a group.
 
     Memory is counted per process: what processes share, such as the buffers of Postgres, counts for each of them.
+
+    Raises:
+        NoSuchProcess: by each method, when one of the processes that were named does not run.
     """
 
     def __init__(self, groups: Mapping[str, Sequence[int]]) -> None:
         children = _children()
+        self._named = {pid: name for name, pids in groups.items() for pid in pids}
         self._groups = {name: _with_descendants(pids, children) for name, pids in groups.items()}
         self._rss_before = self._rss()
         self._samples: list[dict[str, int]] = []
-        self._cpu_before_s: dict[str, float] = {}
+        self._cpu_before_s = self._cpu()
+        self._begun_s = 0.0
 
     def begin(self) -> None:
         """The measurement begins."""
-        self._samples = []
-        self._cpu_before_s = self._cpu()
-        self.sample()
+        self._cpu_before_s, self._begun_s = self._cpu(), time.monotonic()
+        self._samples = [self._rss()]
 
     def sample(self) -> None:
         """Look at the memory, now and then."""
         self._samples.append(self._rss())
 
-    def end(self) -> dict[str, GroupUse]:
-        """The measurement is over: what was used since `begin`."""
-        cpu_s = self._cpu()
+    def end(self, seconds: float) -> dict[str, GroupUse]:
+        """The measurement is over: what was used since `begin`.
+
+        Args:
+            seconds: how long it was to last. CPU time is scaled to it, as who is to look at the clock may come late.
+        """
+        cpu_s, scale = self._cpu(), seconds / (time.monotonic() - self._begun_s)
         self.sample()
         use = {}
-        for name in self._groups:
+        for name, pids in self._groups.items():
             rss = [sample[name] for sample in self._samples]
-            spent_s = cpu_s[name] - self._cpu_before_s[name]
-            use[name] = GroupUse(spent_s, self._rss_before[name], sum(rss) // len(rss), max(rss))
+            spent_s = sum(max(0.0, cpu_s[pid] - self._cpu_before_s[pid]) for pid in pids)
+            use[name] = GroupUse(spent_s * scale, self._rss_before[name], sum(rss) // len(rss), max(rss))
         return use
 
-    def _cpu(self) -> dict[str, float]:
-        return {name: sum(map(cpu_s, pids)) for name, pids in self._groups.items()}
+    def _cpu(self) -> dict[int, float]:
+        found = {pid: cpu_s(pid) for pids in self._groups.values() for pid in pids}
+        for pid, name in self._named.items():
+            if not found[pid]:
+                raise NoSuchProcess(f"Process {pid} of {name}, which was to be watched, does not run.")
+        return found
 
     def _rss(self) -> dict[str, int]:
         return {name: sum(map(rss_bytes, pids)) for name, pids in self._groups.items()}

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +18,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import trustme
 
-from benchmarks.load import Arrivals, Distribution, GroupUse, Load, LoadFailed, Measurement, Target, run
+from benchmarks.load import Arrivals, Distribution, GroupUse, Load, LoadFailed, Measurement, Progress, Target, run
 from benchmarks.load.connection import Connection
 from benchmarks.load.tally import Tally
+from benchmarks.load.watch import Watch
 from benchmarks.load.worker import Worker
 
 EVENTS = [b'data: {"n":%d,"text":"data: x"}\n\n' % number for number in range(4)]
@@ -430,6 +435,53 @@ def test_a_name_that_nobody_has_is_said() -> None:
     """Before anything is sent, in a sentence."""
     with pytest.raises(LoadFailed, match="cannot be used"):
         run(Target("http://nobody.invalid", "k", "m"), Load(name="x", connections=1, seconds=0.1, warm_up_s=0))
+
+
+def test_a_watched_process_that_is_gone_is_said(server: Server) -> None:
+    """Before or in the middle: no figure is made of a process that was not there all the time."""
+    load = Load(name="x", connections=1, seconds=0.5, warm_up_s=0.2)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with pytest.raises(LoadFailed, match=f"Process {gone.pid} of theirs"):
+        run(server.target, load, watch={"theirs": [gone.pid]})
+    going = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    def end(progress: Progress) -> None:
+        if progress.phase == "measure":
+            going.kill()
+            going.wait()
+
+    with pytest.raises(LoadFailed, match=f"Process {going.pid} of theirs"):
+        run(server.target, load, watch={"theirs": [going.pid]}, progress=end)
+
+
+def test_cpu_and_memory_are_those_of_a_process_and_its_children() -> None:
+    """A child that works and a child that holds memory are seen in the group of their parent, and in no other."""
+    busy = "import time, sys; print(flush=True)\nwhile time.process_time() < 0.4: pass\ntime.sleep(60)"
+    large = "import time; kept = b'x' * 50_000_000; print(flush=True); time.sleep(60)"
+    parent = (
+        "import subprocess, sys, time\n"
+        f"for code in ({busy!r}, {large!r}): subprocess.Popen([sys.executable, '-c', code]).stdout\n"
+        "time.sleep(60)"
+    )
+    idle = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(2) == b"\n\n"
+        try:
+            watch = Watch({"them": [process.pid], "idle": [idle.pid]})
+            watch.begin()
+            begun_s = time.monotonic()
+            time.sleep(1.0)
+            use = watch.end(time.monotonic() - begun_s)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            idle.kill()
+            idle.wait()
+    assert 0.05 < use["them"].cpu_s < 0.6
+    assert use["them"].rss_peak_bytes > 50_000_000
+    assert use["idle"].cpu_s < 0.05
+    assert use["idle"].rss_peak_bytes < 50_000_000
 
 
 def test_figures_per_stream_and_per_core() -> None:
