@@ -49,13 +49,15 @@ class Watch:
         """Look at the memory, now and then."""
         self._samples.append(self._rss())
 
-    def end(self, seconds: float) -> dict[str, GroupUse]:
+    def end(self, seconds: float | None = None) -> dict[str, GroupUse]:
         """The measurement is over: what was used since `begin`.
 
         Args:
-            seconds: how long it was to last. CPU time is scaled to it, as who is to look at the clock may come late.
+            seconds: how long it was to last. CPU time is scaled to it, as who looks at the clock may come late; without
+                it CPU time is as it was.
         """
-        cpu_s, scale = self._cpu(), seconds / (time.monotonic() - self._begun_s)
+        cpu_s = self._cpu()
+        scale = seconds / (time.monotonic() - self._begun_s) if seconds else 1.0
         self.sample()
         use = {}
         for name, pids in self._groups.items():
