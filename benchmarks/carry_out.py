@@ -5,16 +5,21 @@ Knows nothing of tables and files; `benchmarks.results` holds what comes of it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.load import Load, Measurement, Progress, Target, run
+from benchmarks.load.watch import cpu_s
 from benchmarks.results import DIRECT, GATEWAY, Result
 from benchmarks.scenarios import SCENARIOS, Customer, Scenario
 from benchmarks.stack import BenchStack
 
 _FINDING_S, _FINDING_WARM_UP_S = 3.0, 1.0
 """How long a rate is looked for that another scenario takes a share of."""
+_QUIET_SHARE, _QUIET_LOOK_S, _QUIET_WAIT_S = 0.05, 0.1, 10.0
+"""A gateway that uses less than this share of a core is done with what the load before left it: streams that were hung
+up, settlements. It is waited for so long at most."""
 _FIRST_TOUCH = Load(name="first touch", connections=64, seconds=1, warm_up_s=0.5)
 """What a fresh gateway gets before its memory is looked at: all code is loaded then."""
 
@@ -111,6 +116,7 @@ class Bench:
         place, way = self._place, self._way
         watch: Mapping[str, Sequence[int]] = {}
         if isinstance(place, BenchStack):
+            _wait_quiet(place.groups()["gateway"])
             place.mock.pace(ttft_ms=scenario.ttft_ms, itl_ms=scenario.itl_ms)
             if scenario.on_fresh_gateway and via == GATEWAY:
                 place.restart_gateway()
@@ -149,3 +155,13 @@ class Bench:
             found = self._measure(scenario, load, GATEWAY)
             self._highest[name] = found.requests_per_s
         return self._highest[name]
+
+
+def _wait_quiet(pids: Sequence[int]) -> None:
+    """Until the gateway is done with the load before."""
+    give_up_s = time.monotonic() + _QUIET_WAIT_S
+    while time.monotonic() < give_up_s:
+        before_s = sum(map(cpu_s, pids))
+        time.sleep(_QUIET_LOOK_S)
+        if sum(map(cpu_s, pids)) - before_s < _QUIET_SHARE * _QUIET_LOOK_S:
+            return

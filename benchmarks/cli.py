@@ -117,6 +117,8 @@ def run(
         house = stacks.running(workers=workers, say=Console(stderr=True).log)
     with _said_plainly(), house as place:
         cores = place.cores.others if isinstance(place, BenchStack) else None
+        if isinstance(place, BenchStack) and place.cores.are_shared:
+            click.echo("there is one core for all: rates are those of everything together", err=True)
         results = _carry_out(chosen, place, processes=processes, cores=cores, seconds=seconds, repeats=repeats)
         settings = _settings(place) | {"generator_processes": processes}
     if not results:

@@ -15,6 +15,7 @@ from benchmarks import plots, report
 from benchmarks.cli import main
 from benchmarks.load import GroupUse, Histogram, Load, Measurement
 from benchmarks.load.measurement import TIMES
+from benchmarks.processes import choose_cores
 from benchmarks.results import DIRECT, GATEWAY, Result, added_ms, document
 from benchmarks.scenarios import SCENARIOS
 
@@ -149,3 +150,26 @@ def test_wrong_arguments_are_said_in_a_sentence(
     outcome = CliRunner().invoke(main, arguments)
     assert outcome.exit_code == 2
     assert sentence in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("allowed", "workers", "measured_on", "others"),
+    [
+        ({0, 1}, 1, (0,), (1,)),
+        ({0, 1}, 4, (0,), (1,)),
+        ({2, 3, 5, 7}, 2, (2, 3), (5, 7)),
+        ({4}, 1, (4,), (4,)),
+    ],
+)
+def test_what_is_measured_has_cores_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: set[int],
+    workers: int,
+    measured_on: tuple[int, ...],
+    others: tuple[int, ...],
+) -> None:
+    """One for each worker, as long as one is left for all else; a single core is shared, and that is known."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: allowed)
+    cores = choose_cores(workers)
+    assert (cores.measured, cores.others) == (measured_on, others)
+    assert cores.are_shared == (len(allowed) == 1)
