@@ -53,7 +53,7 @@ def conditions(run: Run) -> list[str]:
     shared = [cell.all_share - (cell.proxy_share or 0.0) for cell in run.cells]
     return [
         f"the load generator used up to {max(generators, default=0):.0%} of a core, and with engine and databases up "
-        f"to {max(shared, default=0):.0%}: near that of their cores it is they who set the rate; the cost a unit stands",
+        f"to {max(shared, default=0):.0%}: near all of their cores it is they who set the rate; the cost a unit stands",
         f"peers whose turn it was not used up to {max(waiting, default=0):.0%} of a core",
     ]
 
