@@ -215,16 +215,14 @@ def duration(seconds: float) -> str:
 def _owners(key: Key, defaults: Limits) -> _Owners:
     """Whose limits count, and what they are; those of a key that has none are the default ones. Empty: no limits."""
     own, org = key.limits, key.org_limits
-    if _is_some(defaults):
+    if defaults.requests_per_minute or defaults.tokens_per_minute or defaults.concurrent:
         own = Limits(
             requests_per_minute=own.requests_per_minute or defaults.requests_per_minute,
             tokens_per_minute=own.tokens_per_minute or defaults.tokens_per_minute,
             concurrent=own.concurrent or defaults.concurrent,
         )
-    if not (_is_some(own) or _is_some(org)):
+    # Most keys have none: one look at each.
+    some = own.requests_per_minute or own.tokens_per_minute or own.concurrent
+    if not (some or org.requests_per_minute or org.tokens_per_minute or org.concurrent):
         return ()
     return ((f"key:{key.id}", own), (f"org:{key.org_id}", org))
-
-
-def _is_some(limits: Limits) -> bool:
-    return bool(limits.requests_per_minute or limits.tokens_per_minute or limits.concurrent)

@@ -22,6 +22,7 @@ import httptools
 from gateway.core import errors
 from gateway.core.errors import ApiError
 from gateway.dataplane import heads
+from gateway.dataplane.same_head import SameHead
 from gateway.settings import Settings
 from ledger.core.ids import REQUEST_RANDOM_BYTES
 from ledger.core.ids import request_id as mint_request_id
@@ -29,12 +30,18 @@ from ledger.core.ids import request_id as mint_request_id
 MAX_PIPELINED = 32
 MAX_LENGTH_DIGITS = 19
 IDS_AT_ONCE = 256
+MAX_OTHER_HEADS = 3
+"""After so many in a row that were not the last head again, no more are remembered: each may bear an id of its own."""
 DISCARD_S = 2.0
 """How long the rest of a refused body is read and thrown away, so that the refusal is not lost to a reset."""
 
 WANTED_HEADERS = frozenset(
     {b"authorization", b"content-length", b"expect", b"idempotency-key", b"transfer-encoding", b"x-request-id"}
 )
+
+
+_PLAIN_HEADERS = WANTED_HEADERS - {b"expect", b"transfer-encoding"}
+"""A request with others of those that are read takes the long road."""
 
 
 @dataclass(slots=True)
@@ -109,12 +116,14 @@ class Connection(asyncio.Protocol):
         "_headers_seen",
         "_in_head",
         "_in_message",
+        "_other_heads",
         "_parser",
         "_queue",
         "_reading_paused",
         "_refused",
         "_replied",
         "_request",
+        "_same_head",
         "_shared",
         "_streaming",
         "_task",
@@ -132,6 +141,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._queue: deque[Request] = deque()
         self._request: Request | None = None
+        self._same_head: SameHead | None = None
+        self._other_heads = 0
         self._task: asyncio.Task[None] | None = None
         self._deadline_s = 0.0
         self._discarding = False
@@ -171,7 +182,15 @@ class Connection(asyncio.Protocol):
         """Parse; requests are handed on by `on_message_complete`."""
         if self._discarding:
             return
-        if self._in_head and not self._in_message and self._request is None:
+        is_fresh = self._in_head and not self._in_message and self._request is None
+        if is_fresh:
+            if self._same_head is not None:
+                if self._take_short_road(data):
+                    self._other_heads = 0
+                    return
+                self._other_heads += 1
+                if self._other_heads >= MAX_OTHER_HEADS:
+                    self._same_head = None
             # The first byte of a request starts its clock.
             self._in_message = True
             self._deadline_s = self._shared.loop.time() + self._shared.settings.head_timeout_s
@@ -189,6 +208,8 @@ class Connection(asyncio.Protocol):
         else:
             if self._bodiless_bytes > self._shared.settings.max_header_bytes:
                 self._refuse(errors.head_too_large())
+            elif is_fresh and not self._in_message and self._other_heads < MAX_OTHER_HEADS:
+                self._learn_head(data)
 
     def eof_received(self) -> bool:
         """A client that closes its side is gone."""
@@ -344,6 +365,50 @@ class Connection(asyncio.Protocol):
             body=self._body[0] if len(self._body) == 1 else b"".join(self._body),
             refused=refused,
         )
+
+    def _take_short_road(self, data: bytes) -> bool:
+        """Take a request whose head was parsed before; see ``gateway.dataplane.same_head``."""
+        shared, settings = self._shared, self._shared.settings
+        assert self._same_head is not None
+        found = self._same_head.read(data)
+        if found is None:
+            return False
+        headers, body = found
+        size = len(body)
+        if size > settings.max_body_bytes or shared.buffered_bytes + size > settings.max_buffered_bytes:
+            return False  # the long road says why
+        now_ms = time.time_ns() // 1_000_000
+        request = Request(
+            "POST",
+            self._same_head.path,
+            headers,
+            mint_request_id(now_ms, shared.randomness.take()),
+            time.monotonic(),
+            now_ms,
+            not shared.draining,
+            False,
+            body,
+        )
+        shared.buffered_bytes += size
+        self._queue.append(request)
+        self._next()
+        return True
+
+    def _learn_head(self, data: bytes) -> None:
+        """A whole request came in one read: perhaps the next one has the same head."""
+        request = self._request
+        self._same_head = None
+        if (
+            request is None
+            or self._queue
+            or request.method != "POST"
+            or request.refused is not None
+            or not request.keep_alive
+            or request.is_http10
+            or not _PLAIN_HEADERS.issuperset(request.headers)
+        ):
+            return
+        self._same_head = SameHead.learn(data, request.path, request.headers, len(request.body))
 
     def _next(self) -> None:
         if not self._queue or self._transport is None:

@@ -213,4 +213,4 @@ def _guess(ask: Ask) -> UsageSource:
 
 
 def _span_ms(start_s: float, end_s: float | None) -> float | None:
-    return None if end_s is None else round((end_s - start_s) * 1000, 3)
+    return None if end_s is None else int((end_s - start_s) * 1e6 + 0.5) / 1000
