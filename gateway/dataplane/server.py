@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
         "_head_size",
         "_headers",
         "_headers_seen",
+        "_held_head",
         "_in_head",
         "_in_message",
         "_other_heads",
@@ -149,6 +150,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._replied = False
         self._streaming = False
+        self._held_head = b""
         self._chunked = True
         self._in_message = False
         self._in_head = True
@@ -415,6 +417,7 @@ class Connection(asyncio.Protocol):
             return
         request = self._request = self._queue.popleft()
         self._replied = self._streaming = False
+        self._held_head = b""
         self._deadline_s = 0.0  # the pipeline has deadlines of its own
         task = self._shared.loop.create_task(self._serve(request))
         self._task = task
@@ -492,26 +495,39 @@ class Connection(asyncio.Protocol):
             request.keep_alive = False
         close = not request.keep_alive or self._shared.draining
         date = self._shared.date_line()
-        transport.write(heads.stream(request.request_id, date, extra=extra, chunked=self._chunked, close=close))
+        self._held_head = heads.stream(request.request_id, date, extra=extra, chunked=self._chunked, close=close)
+        # An engine that answers at once brings events in the same breath: one write for both.
+        self._shared.loop.call_soon(self._send_head)
 
     def write(self, data: bytes) -> None:
         """Write whole events of the stream."""
-        if self._transport is not None:
-            # `heads.chunk` without its call, once a token.
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if self._transport is None:
+            return
+        # `heads.chunk` without its call, once a token.
+        piece = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        if self._held_head:
+            piece, self._held_head = self._held_head + piece, b""
+        self._transport.write(piece)
 
     def end_stream(self, data: bytes) -> None:
         """Write the last events and end the body properly."""
+        self._send_head()
         if self._transport is not None:
             self._transport.write(heads.chunk(data) + heads.LAST_CHUNK if self._chunked else data)
         self._replied = True
 
     def break_stream(self, data: bytes) -> None:
         """Write the last event and close without ending the body, so that no client takes it for complete."""
+        self._send_head()
         if self._transport is not None:
             self._transport.write(heads.chunk(data) if self._chunked else data)
             self._transport.close()
         self._replied = True
+
+    def _send_head(self) -> None:
+        head, self._held_head = self._held_head, b""
+        if head and self._transport is not None:
+            self._transport.write(head)
 
     def abort(self) -> None:
         """Drop the connection."""
