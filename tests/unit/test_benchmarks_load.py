@@ -457,30 +457,37 @@ def test_a_watched_process_that_is_gone_is_said(server: Server) -> None:
 
 def test_cpu_and_memory_are_those_of_a_process_and_its_children() -> None:
     """A child that works and a child that holds memory are seen in the group of their parent, and in no other."""
-    busy = "import time, sys; print(flush=True)\nwhile time.process_time() < 0.4: pass\ntime.sleep(60)"
+    busy = (
+        "import sys, time; print(flush=True); sys.stdin.readline(); begun_s = time.process_time()\n"
+        "while time.process_time() - begun_s < 0.3: pass\n"
+        "print(flush=True); time.sleep(60)"
+    )
     large = "import time; kept = b'x' * 50_000_000; print(flush=True); time.sleep(60)"
     parent = (
         "import subprocess, sys, time\n"
-        f"for code in ({busy!r}, {large!r}): subprocess.Popen([sys.executable, '-c', code]).stdout\n"
+        f"children = [subprocess.Popen([sys.executable, '-c', code]) for code in ({busy!r}, {large!r})]\n"
         "time.sleep(60)"
     )
+    command, both = [sys.executable, "-c", parent], subprocess.PIPE
     idle = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True) as process:
+    with subprocess.Popen(command, stdin=both, stdout=both, start_new_session=True) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.read(2) == b"\n\n"
         try:
             watch = Watch({"them": [process.pid], "idle": [idle.pid]})
             watch.begin()
-            begun_s = time.monotonic()
-            time.sleep(1.0)
-            use = watch.end(time.monotonic() - begun_s)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.stdout.read(1) == b"\n"
+            use = watch.end()
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             idle.kill()
             idle.wait()
-    assert 0.05 < use["them"].cpu_s < 0.6
+    assert 0.3 <= use["them"].cpu_s < 0.6
     assert use["them"].rss_peak_bytes > 50_000_000
-    assert use["idle"].cpu_s < 0.05
+    assert use["idle"].cpu_s < 0.1
     assert use["idle"].rss_peak_bytes < 50_000_000
 
 
