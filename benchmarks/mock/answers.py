@@ -40,7 +40,7 @@ class Answers:
         self.finish = self._event({"content": ""}, finish_reason="length")
         self.done = _chunk(b"data: [DONE]\n\n") + LAST_CHUNK
         # A load asks for the same lengths again and again.
-        self.content = lru_cache(maxsize=4096)(self._content)
+        self.at_once = lru_cache(maxsize=128)(self._at_once)
         self.ending = lru_cache(maxsize=4096)(self._ending)
         self.whole = lru_cache(maxsize=4096)(self._whole)
         self._text = lru_cache(maxsize=4096)(lambda tokens: "".join(_WORDS[n % len(_WORDS)] for n in range(tokens)))
@@ -80,10 +80,11 @@ class Answers:
         }
         return respond({"object": "list", "data": [model]})
 
-    def _content(self, tokens: int) -> bytes:
-        """Events of so many tokens, from the first."""
+    def _at_once(self, prompt_tokens: int, tokens: int, *, with_usage: bool) -> bytes:
+        """A whole stream."""
         full, rest = divmod(tokens, len(self.events))
-        return b"".join(self.events) * full + b"".join(self.events[:rest])
+        content = [*self.events * full, *self.events[:rest]]
+        return b"".join([self.head, *content, self.ending(prompt_tokens, tokens, with_usage=with_usage)])
 
     def _event(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

@@ -39,7 +39,7 @@ class Client:
         self.number = sock.fileno()
         self.send = sock.send
         self.data = b""
-        self.out = b""
+        self.out: bytes | memoryview = b""
         self.is_open = True
         self.is_stuck = False
         self.closes = False
@@ -136,10 +136,10 @@ class MockEngine:
         client.closes = asked.closes
         self._answer(client, asked)
 
-    def _write(self, client: Client, data: bytes) -> None:
+    def _write(self, client: Client, data: bytes | memoryview) -> None:
         """Send, and keep what does not go."""
         if client.is_stuck:
-            client.out += data
+            client.out = bytes(client.out) + data
             return
         try:
             sent = client.send(data)
@@ -149,9 +149,10 @@ class MockEngine:
             self.close(client)
             return
         if sent < len(data):
-            self.keep(client, data[sent:])
+            # Not a copy: one answer may be on its way to many who do not read.
+            self.keep(client, memoryview(data)[sent:])
 
-    def keep(self, client: Client, rest: bytes) -> None:
+    def keep(self, client: Client, rest: bytes | memoryview) -> None:
         """Send the rest when the client reads again."""
         client.out = rest
         client.is_stuck = True
@@ -211,8 +212,7 @@ class MockEngine:
         answers, tokens = self.answers, client.tokens
         if self._itl_s <= 0 or tokens == 1:
             client.left = 0
-            ending = answers.ending(client.prompt_tokens, tokens, with_usage=client.usage)
-            self._write(client, answers.head + answers.content(tokens) + ending)
+            self._write(client, answers.at_once(client.prompt_tokens, tokens, with_usage=client.usage))
             self._ended(client)
             return
         client.left = tokens - 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.load.watch import rss_bytes
 from benchmarks.mock import process, request
 from benchmarks.mock.process import MockProcess
 
@@ -118,6 +119,27 @@ def test_a_client_that_does_not_read_holds_up_nobody(engine: MockProcess) -> Non
     assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     slow.close()
     connection.close()
+
+
+def test_many_who_do_not_read_share_what_they_were_sent(engine: MockProcess) -> None:
+    """A long stream sent at once to thirty clients that stand still is kept once, and each gets all of it in the end."""
+    before = rss_bytes(engine.pid)
+    body = json.dumps({"max_tokens": 40_000, "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    clients = [socket.create_connection(address(engine)) for _ in range(30)]
+    for client in clients:
+        client.settimeout(20)
+        client.sendall(head + body)
+    for client in clients:
+        assert client.recv(1, socket.MSG_PEEK)  # it has begun
+    assert rss_bytes(engine.pid) - before < 150_000_000
+    for client in clients[:3]:
+        received = b""
+        while part := client.recv(1 << 20):
+            received += part
+        assert received.count(b"data: {") == 40_002
+    for client in clients:
+        client.close()
 
 
 def test_a_stream_that_is_left_is_forgotten(engine: MockProcess) -> None:
