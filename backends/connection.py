@@ -7,18 +7,20 @@ the answer ended cleanly, the engine keeps the connection and no stray byte foll
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol, cast
 
 import httptools
 
 MAX_HEAD_BYTES = 64 * 1024
+WANTED_HEADERS = frozenset({b"content-length", b"content-type", b"retry-after", b"transfer-encoding"})
 
 
 class AnswerReceiver(Protocol):
     """Who listens to one answer. After `ended` or `lost` the connection forgets it."""
 
     def head(self, status: int, headers: dict[bytes, bytes]) -> None:
-        """Status and headers (lower-case names) are complete."""
+        """Status and headers are complete: those of `WANTED_HEADERS`, names in lower case."""
 
     def body(self, data: bytes) -> None:
         """Some body bytes, transfer coding removed."""
@@ -34,14 +36,14 @@ class EngineConnection(asyncio.Protocol):
     """The protocol object of one connection."""
 
     __slots__ = (
-        "_head_bytes", "_headers", "_in_head", "_loop", "_parser", "_pieces", "_receiver", "_status",
+        "_head_bytes", "_headers", "_in_head", "_parser", "_pieces", "_receiver",
         "idle_since_s", "last_byte_s", "reused", "transport",
     )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._receiver: AnswerReceiver | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        # One parser for all answers of a connection: it is only used again when the last answer ended cleanly.
+        self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
         self._in_head = True
@@ -61,12 +63,10 @@ class EngineConnection(asyncio.Protocol):
         assert self.is_usable
         assert self.transport is not None
         self._receiver = receiver
-        self._parser = httptools.HttpResponseParser(self)
         self._headers = {}
         self._head_bytes = 0
         self._in_head = True
-        self._pieces.clear()
-        self.last_byte_s = self._loop.time()
+        self.last_byte_s = time.monotonic()
         self.transport.write(request)
 
     def abort(self) -> None:
@@ -84,25 +84,25 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; everything else happens in the parser's callbacks."""
-        receiver, parser = self._receiver, self._parser
-        if receiver is None or parser is None:
+        if self._receiver is None:
             self.abort()  # nobody asked: a stray byte makes the connection unusable
             return
-        self.last_byte_s = self._loop.time()
+        self.last_byte_s = time.monotonic()
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES + len(data):
                 self._break(malformed=True)
                 return
         try:
-            parser.feed_data(data)
+            self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
             self._break(malformed=True)
             raise  # not the engine's fault but a bug of ours: the loop's handler shall show it
         except httptools.HttpParserError:
             self._break(malformed=True)
         else:
-            self._hand_on()
+            if self._pieces:
+                self._hand_on()
 
     def eof_received(self) -> bool:
         """A body without length ends here; anything else was cut off."""
@@ -125,18 +125,18 @@ class EngineConnection(asyncio.Protocol):
             self.transport.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header."""
-        self._headers[name.lower()] = value
+        """Collect a header that somebody reads."""
+        name = name.lower()
+        if name in WANTED_HEADERS:
+            self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Hand the head on; an interim 1xx is skipped."""
-        assert self._parser is not None
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self._headers = {}
             return
         self._in_head = False
-        self._status = status
         if self._receiver is not None:
             self._receiver.head(status, self._headers)
 
@@ -146,13 +146,14 @@ class EngineConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The answer is whole: free the connection, or close it when it can't serve another."""
-        self._hand_on()
-        receiver, parser = self._receiver, self._parser
-        if receiver is None or parser is None or self._in_head:
+        if self._pieces:
+            self._hand_on()
+        receiver = self._receiver
+        if receiver is None or self._in_head:
             return
         self._receiver = None
         if self.transport is not None:
-            if parser.should_keep_alive():
+            if self._parser.should_keep_alive():
                 self.transport.resume_reading()  # the receiver may have paused it at the last byte
             else:
                 self.transport.close()
@@ -161,11 +162,11 @@ class EngineConnection(asyncio.Protocol):
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _hand_on(self) -> None:
-        if self._pieces:
-            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces.clear()
-            if self._receiver is not None:
-                self._receiver.body(data)
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._receiver is not None:
+            self._receiver.body(data)
 
     def _ends_with_connection(self) -> bool:
         return (
@@ -175,6 +176,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _break(self, *, malformed: bool) -> None:
         receiver, self._receiver = self._receiver, None
+        self._pieces.clear()
         if self.transport is not None:
             self.transport.abort()
         if receiver is not None:

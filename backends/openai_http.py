@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from backends.connection import EngineConnection
 from backends.pool import Address, ConnectionPool
 from backends.protocol import Sink
+from backends.wire.chunk_shape import Habits
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.openai_answer import rebuild_answer
 from backends.wire.openai_request import encode_body, refusal
 from backends.wire.openai_stream import StreamRewriter
-from backends.wire.request import InferenceRequest
+from backends.wire.request import InferenceRequest, Kind
 from backends.wire.usage import Observed, TokenUsage
 
 MAX_REFUSAL_BYTES = 64 * 1024
@@ -64,7 +65,16 @@ class OpenAIHttpBackend:
         )
         authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         common = f"Host: {self._address.authority}\r\nUser-Agent: pareta-gateway\r\n{authorization}"
-        self._post_tail = f" HTTP/1.1\r\n{common}Content-Type: application/json\r\n".encode()
+        # What precedes a request's length, by kind and whether it streams.
+        self._posts = {
+            (kind, stream): (
+                f"POST {self._address.prefix}/v1/{kind.value} HTTP/1.1\r\n{common}Content-Type: application/json\r\n"
+                f"Accept: {'text/event-stream' if stream else 'application/json'}\r\nContent-Length: "
+            ).encode()
+            for kind in Kind
+            for stream in (False, True)
+        }
+        self.habits = {kind: Habits() for kind in Kind}
         self._probe_request = f"GET {self._address.prefix}{health_path} HTTP/1.1\r\n{common}\r\n".encode()
 
     async def open(self, request: InferenceRequest, sink: Sink) -> HttpCall:
@@ -98,22 +108,7 @@ class OpenAIHttpBackend:
     def _encode(self, request: InferenceRequest) -> bytes:
         """The whole HTTP request."""
         body = encode_body(request, model=self._model)
-        accept = b"text/event-stream" if request.stream else b"application/json"
-        return b"".join(
-            (
-                b"POST ",
-                self._address.prefix.encode(),
-                b"/v1/",
-                request.kind.value.encode(),
-                self._post_tail,
-                b"Accept: ",
-                accept,
-                b"\r\nContent-Length: ",
-                str(len(body)).encode(),
-                b"\r\n\r\n",
-                body,
-            )
-        )
+        return b"%b%d\r\n\r\n%b" % (self._posts[request.kind, request.stream], len(body), body)
 
     # -- used by HttpCall ----------------------------------------------------------------------------------------------
 
@@ -171,7 +166,7 @@ class HttpCall:
 
     @property
     def last_byte_s(self) -> float:
-        """Loop time of the last byte from the engine."""
+        """When the last byte came from the engine, by `time.monotonic`."""
         return self._connection.last_byte_s
 
     def observed(self) -> Observed:
@@ -229,7 +224,10 @@ class HttpCall:
             return
         if self._request.stream:
             self._rewriter = StreamRewriter(
-                self._request, limit_bytes=self._backend.limits.max_event_bytes, allow=self._sink.allowance
+                self._request,
+                limit_bytes=self._backend.limits.max_event_bytes,
+                allow=self._sink.allowance,
+                habits=self._backend.habits[self._request.kind],
             )
         self._sink.accepted()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -69,8 +70,9 @@ class ConnectionPool:
 
     def take_idle(self) -> EngineConnection | None:
         """An open connection that waits for work, the youngest first; at once."""
-        loop = asyncio.get_running_loop()
-        self._drop_stale(loop.time())
+        if not self._idle:
+            return None
+        self._drop_stale(time.monotonic())
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable:
@@ -95,7 +97,7 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: EngineConnection(loop), self._address.host, self._address.port, ssl=self._tls
+                    EngineConnection, self._address.host, self._address.port, ssl=self._tls
                 )
         except BaseException as error:
             self.in_use -= 1
@@ -114,7 +116,7 @@ class ConnectionPool:
         if self._is_closed or len(self._idle) >= self._max_idle:
             connection.abort()
             return
-        connection.idle_since_s = asyncio.get_running_loop().time()
+        connection.idle_since_s = time.monotonic()
         self._idle.append(connection)
 
     def close(self) -> None:

@@ -23,9 +23,13 @@ MAX_KNOWN_BYTES = 2048
 NOT_PLAIN = re.compile(rb"[^\x20\x21\x23-\x5b\x5d-\x7f]")
 """Finds what may not stand as it is in our JSON strings, or might not: ASCII without quote, backslash and controls."""
 
+_OURS = re.compile(rb'(?:[\x20\x21\x23-\x5b\x5d-\x7f\n]++|\\["\\bfnrt])*+')
+"""Texts that stand as we would write them, with line ends between them."""
+
 _ANY_TEXT = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrtu])*+'
 _TEXT = re.compile(_ANY_TEXT)
-_NUMBER = rb"(?:0|[1-9][0-9]{0,17})(?![.0-9eE])"
+_COUNT = rb"(?:0|[1-9][0-9]{0,17}+)"
+_NUMBER = _COUNT + rb"(?![.0-9eE])"
 _COUNTS = re.compile(rb'"usage": ?(\{(?:[^{}"\\]|"[a-z_]+"|\{(?:[^{}"\\]|"[a-z_]+")*\})*\})')
 _ID = re.compile(rb'"id": ?"([A-Za-z0-9_.:-]{1,128})"')
 _CREATED = re.compile(rb'"created": ?(' + _NUMBER + rb")")
@@ -157,7 +161,7 @@ def shape_of(event: bytes, content_key: bytes, preamble_size: int) -> Shape | No
         (
             b"(" + _ANY_TEXT + b")",
             re.escape(trail[: counts.start(1)]),
-            re.sub(rb"[0-9]+", lambda _: _NUMBER, re.escape(counts[1])),
+            re.sub(rb"[0-9]+", lambda _: _COUNT, re.escape(counts[1])),
             re.escape(trail[counts.end(1) :] + b"\n\n"),
         )
     )
@@ -176,6 +180,18 @@ def public_text(raw: bytes) -> bytes | None:
         return escape_text(orjson.loads(b'"%b"' % raw))
     except orjson.JSONDecodeError:
         return None
+
+
+def public_texts(raw: list[bytes]) -> list[bytes] | None:
+    """`public_text` of many; ``None`` if one of them is none."""
+    if NOT_PLAIN.search(b"".join(raw)) is None:
+        return raw
+    joined = b"\n".join(raw)
+    if _OURS.fullmatch(joined) is not None and joined.count(b"\n") == len(raw) - 1:
+        return raw
+    public = list(map(public_text, raw))
+    texts = [text for text in public if text is not None]
+    return texts if len(texts) == len(raw) else None
 
 
 def _holds(chunk: dict[str, Any], content_key: bytes) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from backends.wire.answer.chunks import Envelope
+from backends.wire.answer.chunks import whole_answer
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.finish_reason import finish_reason
 from backends.wire.openai_stream import clean_logprobs, clean_tool_calls
@@ -46,7 +46,7 @@ def rebuild_answer(raw: bytes, request: InferenceRequest) -> tuple[bytes, Observ
     if not isinstance(choices, list) or not choices:
         raise _malformed()
     clean = _chat_choice if request.kind is Kind.CHAT else _text_choice
-    public = Envelope(request).whole([clean(choice, position) for position, choice in enumerate(choices)], usage)
+    public = whole_answer(request, [clean(choice, position) for position, choice in enumerate(choices)], usage)
     return _encode(public), Observed(usage, len(choices))
 
 
@@ -62,14 +62,18 @@ def _chat_choice(choice: object, position: int) -> dict[str, Any]:
     if not isinstance(choice, dict) or not isinstance(message, dict):
         raise _malformed()
     public: dict[str, Any] = {"role": "assistant", "content": message.get("content")}
-    public.update({name: message[name] for name in MESSAGE_FIELDS if message.get(name)})
+    for name in MESSAGE_FIELDS:
+        if message.get(name):
+            public[name] = message[name]
     if message.get("reasoning") and "reasoning_content" not in public:
         public["reasoning_content"] = message["reasoning"]
     if message.get("tool_calls"):
         public["tool_calls"] = clean_tool_calls(message["tool_calls"])
     elif not isinstance(public["content"], str):
         public["content"] = ""  # the contract: never null for text
-    return {**_frame(choice, position), "message": public}
+    framed = _frame(choice, position)
+    framed["message"] = public
+    return framed
 
 
 def _text_choice(choice: object, position: int) -> dict[str, Any]:
@@ -79,10 +83,10 @@ def _text_choice(choice: object, position: int) -> dict[str, Any]:
 
 
 def _frame(choice: dict[str, Any], position: int) -> dict[str, Any]:
-    index = choice.get("index")
+    index, logprobs = choice.get("index"), choice.get("logprobs")
     return {
         "index": index if isinstance(index, int) else position,
-        "logprobs": clean_logprobs(choice.get("logprobs")),
+        "logprobs": clean_logprobs(logprobs) if logprobs is not None else None,
         "finish_reason": finish_reason(choice.get("finish_reason")),
     }
 

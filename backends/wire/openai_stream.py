@@ -23,7 +23,7 @@ import orjson
 
 from backends.wire.allowance import Allowance, no_bound
 from backends.wire.answer.chunks import Envelope, encode_event
-from backends.wire.chunk_shape import NOT_PLAIN, Habits, Shape, public_text, shape_of
+from backends.wire.chunk_shape import NOT_PLAIN, Habits, Shape, public_text, public_texts, shape_of
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.finish_reason import finish_reason
 from backends.wire.request import InferenceRequest, Kind
@@ -147,7 +147,7 @@ class StreamRewriter:
         while position < len(events):
             event = events[position]
             if self._lead and event.startswith(self._lead):
-                if attempts and self._counted is None and self._deltas < self._mark:
+                if attempts and self._deltas < self._mark:
                     taken = self._take_run(body, events, position, out)
                     position += taken
                     if taken:
@@ -176,32 +176,51 @@ class StreamRewriter:
             position += 1
 
     def _take_run(self, body: bytes, events: list[bytes], start: int, out: list[bytes]) -> int:
-        """Translate as many plain chunks as follow each other, all at once. Returns how many; 0 if it can't be told.
-
-        The texts are cut out by position. That this was right is shown by putting them together again.
-        """
-        lead, trail = self._lead, self._end[:-2]
-        stop, least = len(events), max(start, len(events) - MAX_ENDING)
-        while stop > least and not events[stop - 1].endswith(trail):
-            stop -= 1  # the end, the usage, [DONE]
-        stop = min(stop, start + self._mark - self._deltas)
-        skip, last = self._skip, -len(trail)
-        raw = [event[skip:last] for event in islice(events, start, stop)]
+        """Translate as many plain chunks as follow each other, all at once. Returns how many; 0 if it can't be told."""
         before = sum(map(len, islice(events, start))) + 2 * start
-        if not body.startswith(b"".join((lead, self._between.join(raw), trail)), before):
+        stop = min(len(events), start + self._mark - self._deltas)
+        raw = (
+            self._cut(body, events, start, stop, before)
+            if self._counted is None
+            else self._read(body, stop - start, before)
+        )
+        texts = public_texts(raw)
+        if texts is None or not raw:
             return 0
-        texts = raw
-        if NOT_PLAIN.search(b"".join(raw)) is not None:
-            public = list(map(public_text, raw))
-            texts = [text for text in public if text is not None]
-            if len(texts) < len(raw):
-                return 0
         if not all(texts):
             texts = [text for text in texts if text]
         if texts:
             self._deltas += len(texts)
             out.append(self._open_text + (self._no_usage + self._open_text).join(texts) + self._no_usage)
+        if self._counted is not None:
+            self._last_usage_event = events[start + len(raw) - 1]
         return len(raw)
+
+    def _cut(self, body: bytes, events: list[bytes], start: int, stop: int, before: int) -> list[bytes]:
+        """The texts of plain chunks without counts, cut out by position.
+
+        That this was right is shown by putting them together again.
+        """
+        lead, trail = self._lead, self._end[:-2]
+        least = max(start, len(events) - MAX_ENDING)
+        while stop > least and not events[stop - 1].endswith(trail):
+            stop -= 1  # the end, the usage, [DONE]
+        skip, last = self._skip, -len(trail)
+        raw = [event[skip:last] for event in islice(events, start, stop)]
+        return raw if body.startswith(b"".join((lead, self._between.join(raw), trail)), before) else []
+
+    def _read(self, body: bytes, most: int, before: int) -> list[bytes]:
+        """The texts of up to so many plain chunks with counts."""
+        assert self._counted is not None
+        lead, skip, match, raw = self._lead, self._skip, self._counted.match, list[bytes]()
+        whole = body + b"\n\n"
+        while len(raw) < most and whole.startswith(lead, before):
+            found = match(whole, before + skip)
+            if found is None:
+                break
+            raw.append(found[1])
+            before = found.end()
+        return raw
 
     def _text_in(self, event: bytes) -> bytes | None:
         """The public text of a plain chunk that starts with the lead; ``None`` if it is none."""
@@ -285,8 +304,6 @@ class StreamRewriter:
         preamble = self._preamble
         if not preamble:
             preamble = self._preamble = self._habits.preamble_of(event)
-            if preamble and self._habits.shape is not None and self._is_shaped():
-                self._take_shape(self._habits.shape, preamble)
         if not preamble or self.done or not event.startswith(preamble):
             return None
         found = self._habits.meaning_of(event[len(preamble) :])
@@ -311,6 +328,8 @@ class StreamRewriter:
         if index in self._begun:
             return b""
         self._begun.add(index)
+        if index == 0 and self._preamble and self._habits.shape is not None and self._is_shaped():
+            self._take_shape(self._habits.shape, self._preamble)
         return self._envelope.role(index)
 
     def _end_choice(self, index: int, reason: str) -> bytes:
@@ -405,7 +424,9 @@ class StreamRewriter:
         self._habits.learn(event[size:], index, reason, counts=chunk.get("usage") is not None)
 
     def _learn_shape(self, event: bytes) -> None:
-        """Remember the shape of a plain chunk."""
+        """Remember the shape of a plain chunk, unless it has it already."""
+        if self._lead and event.startswith(self._lead) and self._text_in(event) is not None:
+            return
         self._lessons += 1
         size = self._preamble_size(event)
         shape = shape_of(event, self._content_key, size)

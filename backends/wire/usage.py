@@ -53,7 +53,7 @@ def read_usage(raw: object) -> TokenUsage | None:
 
     A detail that claims more than its whole is cut to the whole: a meter must never go negative.
     """
-    if not isinstance(raw, Mapping):
+    if raw is None or not isinstance(raw, Mapping):
         return None
     prompt = _count(raw.get("prompt_tokens"))
     if prompt is None:
@@ -71,7 +71,7 @@ def estimate_prompt_tokens(body_bytes: int) -> int:
 
 def _detail(raw: Mapping[Any, Any], group: str, name: str) -> int:
     details = raw.get(group)
-    return (_count(details.get(name)) or 0) if isinstance(details, Mapping) else 0
+    return (_count(details.get(name)) or 0) if details and isinstance(details, Mapping) else 0
 
 
 def _count(value: object) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -251,3 +252,29 @@ def test_what_is_learned_is_bounded() -> None:
             rewriter.feed(chunk("", f"chatcmpl-{number}", odd=f"{number}-{odd}"))
             rewriter.feed(chunk("a", f"chatcmpl-{number}", odd=f"{number}-{odd}"))
     assert len(habits._known) <= 64
+
+
+@pytest.mark.parametrize("counts", [False, True], ids=["no-usage", "usage"])
+@pytest.mark.parametrize("target", range(5), ids=["role", "first", "middle", "end", "usage"])
+def test_one_changed_byte_is_seen(counts: bool, target: int) -> None:
+    """Any byte of a chunk that an engine writes otherwise has the effect that it has on the parsing road."""
+    usage = {"usage": {"prompt_tokens": 19, "completion_tokens": 21}} if counts else {}
+    role = chunk("", "chatcmpl-7", **usage).replace(b'{"content"', b'{"role":"assistant","content"')
+    end = chunk("", "chatcmpl-7", **usage).replace(b'"finish_reason":null', b'"finish_reason":"stop"')
+    total = {"id": "chatcmpl-7", "object": "x", "created": 5, "model": "secret", "choices": [], **usage}
+    texts = [chunk(text, "chatcmpl-7", **usage) for text in (" sea", "\n", " land", "")]
+    usual = [role, texts[0], b"".join(texts), end, encode(total)]
+    request = InferenceRequest(Kind.CHAT, {}, True, True, "chatcmpl-9", 7, "ep_x")
+    event = usual[target]
+    for position in range(len(event)):
+        for changed in (event[position] ^ 1, event[position] ^ 2, 0x22):
+            odd = event[:position] + bytes([changed]) + event[position + 1 :]
+            stream = b"".join([*usual[:target], odd, *usual[target + 1 :]])
+            habits = Habits()
+            told(StreamRewriter(request, limit_bytes=1 << 16, habits=habits), [b"".join(usual)])
+            expected = told(ParsesAll(request, limit_bytes=1 << 16), [stream, b""])
+            assert told(StreamRewriter(request, limit_bytes=1 << 16, habits=habits), [stream, b""]) == expected, odd
+            reads = [*usual[:target], odd, *usual[target + 1 :]]
+            assert told(StreamRewriter(request, limit_bytes=1 << 16, habits=habits), reads) == told(
+                ParsesAll(request, limit_bytes=1 << 16), reads
+            )

@@ -25,7 +25,7 @@ class Envelope:
         self._request = request
         self._is_chat = request.kind is Kind.CHAT
         self._include_usage = request.include_usage
-        head = encode_event(self._head("chat.completion.chunk"))
+        head = encode_event(_head(request, "chat.completion.chunk"))
         self._head_bytes = head[: -len(b"}\n\n")] + b',"choices":['
         self._after = b'],"usage":null}\n\n' if request.include_usage else b"]}\n\n"
 
@@ -70,19 +70,25 @@ class Envelope:
 
     def whole(self, choices: list[dict[str, Any]], usage: TokenUsage | None) -> dict[str, Any]:
         """An answer that is not streamed."""
-        public = {**self._head("chat.completion"), "choices": choices}
-        if usage:
-            public["usage"] = usage.as_openai()
-        return public
+        return whole_answer(self._request, choices, usage)
 
-    def _head(self, chat_object: str) -> dict[str, Any]:
-        request = self._request
-        return {
-            "id": request.answer_id,
-            "object": chat_object if self._is_chat else "text_completion",
-            "created": request.created_s,
-            "model": request.public_model,
-        }
+
+def whole_answer(request: InferenceRequest, choices: list[dict[str, Any]], usage: TokenUsage | None) -> dict[str, Any]:
+    """An answer that is not streamed, under our ``id``, ``created`` and ``model``."""
+    public = _head(request, "chat.completion")
+    public["choices"] = choices
+    if usage:
+        public["usage"] = usage.as_openai()
+    return public
+
+
+def _head(request: InferenceRequest, chat_object: str) -> dict[str, Any]:
+    return {
+        "id": request.answer_id,
+        "object": chat_object if request.kind is Kind.CHAT else "text_completion",
+        "created": request.created_s,
+        "model": request.public_model,
+    }
 
 
 def encode_event(chunk: dict[str, Any]) -> bytes:
