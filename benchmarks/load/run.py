@@ -71,8 +71,10 @@ def run(
         progress: is called a few times a second.
 
     Raises:
-        LoadFailed: a worker could not begin, or died, or a process to watch is not there.
+        LoadFailed: this is not Linux, a worker could not begin, or died, or a process to watch is not there.
     """
+    if sys.platform != "linux":
+        raise LoadFailed("The load generator needs Linux: it waits with epoll and reads /proc.")
     processes = max(1, min(processes, load.connections or processes))
     tell = progress or (lambda _: None)
     tell(Progress(load.name, "start", 0.0, load.total_s))
