@@ -122,7 +122,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(engine: MockProcess) -> Non
 
 
 def test_many_who_do_not_read_share_what_they_were_sent(engine: MockProcess) -> None:
-    """A long stream sent at once to thirty clients that stand still is kept once, and each gets all of it in the end."""
+    """A long stream sent at once to thirty clients that stand still is kept once, and each gets all of it."""
     before = rss_bytes(engine.pid)
     body = json.dumps({"max_tokens": 40_000, "stream": True}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
