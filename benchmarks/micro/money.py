@@ -254,7 +254,7 @@ class Bench:
 
     async def _settle(self, exchange: Exchange, observed: Observed) -> None:
         assert self.settler is not None
-        await asyncio.shield(self.settler.post(exchange, Ending.FINISHED, observed))
+        await self.settler.post(exchange, Ending.FINISHED, observed)
 
     async def give_back(self) -> None:
         """Void what ``hold`` took."""

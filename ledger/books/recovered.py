@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Literal
 
 from ledger.books.booking import STAGED_COLUMNS, Row, Unbookable, row_of
@@ -101,16 +101,22 @@ async def booked_holds(pool: Pool, hold_ids: Sequence[str]) -> set[str]:
     Raises:
         LedgerUnavailable.
     """
-    known = [hold_id for hold_id in hold_ids if _is_of_our_time(hold_id)]
+    known: list[str] = []
+    times: list[datetime] = []
+    # Every settlement of every worker passes here, so what is read from an id is read once.
+    for hold_id in hold_ids:
+        if is_request_id(hold_id) and FIRST_MS <= (time_ms := id_time_ms(hold_id)) < END_MS:
+            known.append(hold_id)
+            times.append(time_of_ms(time_ms))
     async with acquired(pool, "look for booked holds") as conn:
         rows = await conn.fetch(
             """SELECT DISTINCT u.hold_id FROM unnest($1::text[], $2::timestamptz[]) AS wanted (hold_id, id_time)
                  JOIN ledger.usage_event AS u ON u.hold_id = wanted.hold_id AND u.id_time = wanted.id_time
                 WHERE u.kind <> 'reap'""",
             known,
-            [time_of_ms(id_time_ms(hold_id)) for hold_id in known],
+            times,
         )
-    return {row["hold_id"] for row in rows}
+    return {row[0] for row in rows}
 
 
 def months_of(items: Sequence[Recovered]) -> set[date]:

@@ -197,10 +197,9 @@ class CreditCounter:
             try:
                 if isinstance(answer, CounterUnavailable):
                     closings.append(answer)
-                elif settlement.amount_nanos:
-                    closings.append(read_settle(await answer))
-                else:
-                    closings.append(read_void(await answer))
+                    continue
+                said = answer.result() if answer.done() else await answer
+                closings.append(read_settle(said) if settlement.amount_nanos else read_void(said))
             except CounterUnavailable as error:
                 closings.append(error)
             except asyncio.CancelledError:

@@ -247,7 +247,9 @@ class SettlementOutbox:
         self._writing -= 1
         if error is None:
             item.number = number
-            _tell_durable(item)
+            durable, item.durable = item.durable, None
+            if durable is not None and not durable.done():
+                durable.set_result(None)
         else:
             self.counts.undurable += 1
             self._undurable += 1

@@ -100,7 +100,7 @@ async def main(database_url: str, redis_url: str, card: str, folder: str, told_p
             info = json.dumps({"card": card, "endpoint": ENDPOINT, "outcome": "finished", "meters": meters}).encode()
             if known:
                 try:
-                    held = await counter.admit(Admission(hold_id, ORG, "f", Quote(100_000, 0), 0, 60.0, info=info))
+                    held = await counter.admit(Admission(hold_id, ORG, "f", Quote(100_000, 0), 0, 600.0, info=info))
                 except CounterUnavailable:
                     await asyncio.sleep(0.02)
                     continue

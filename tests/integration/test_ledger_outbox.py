@@ -93,6 +93,31 @@ async def spent(counter: CreditCounter) -> int:
     return (await counter.account(ORG)).spent_nanos
 
 
+async def test_a_cancelled_future_stops_nothing(counter: CreditCounter, open_outbox: Opener) -> None:
+    """Whoever cancels what tells of a settlement only stops being told: it becomes durable and is charged."""
+    outbox = await open_outbox()
+    names = [await hold(counter, f"h{number}") for number in range(20)]
+    told = [outbox.post(end(name)) for name in names]
+    for one in told[::2]:
+        one.cancel()
+    await outbox.written()
+    assert outbox.counts.recorded == 20
+    assert [one.cancelled() for one in told] == [True, False] * 10
+    assert all(one.done() for one in told)
+    assert await outbox.drain(20) == 0
+    assert await spent(counter) == 20 * 60
+
+
+async def test_a_settlement_that_makes_no_sense_is_said_by_its_future(open_outbox: Opener) -> None:
+    """It gets neither into the journal nor in the way of the end of a worker."""
+    outbox = await open_outbox()
+    refused = outbox.post(end("h", -1))
+    with pytest.raises(ValueError, match="not negative"):
+        await refused
+    await outbox.written()
+    assert (outbox.pending, outbox.journal.unconfirmed, outbox.counts.recorded) == (0, 0, 0)
+
+
 async def test_what_is_recorded_is_charged(counter: CreditCounter, open_outbox: Opener) -> None:
     """A recorded settlement reaches Redis by itself, is charged once, and leaves nothing in the journal."""
     seen: list[tuple[int, int]] = []

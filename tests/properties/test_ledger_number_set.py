@@ -76,3 +76,12 @@ def test_union_and_first(wanted: set[int], more: set[int], start: int) -> None:
     assert list(mine) == sorted(wanted | more)
     assert len(mine) == len(wanted | more)
     assert mine.first_from(start) == min((n for n in wanted | more if n >= start), default=None)
+
+
+@given(st.sets(st.integers(0, 5000)), st.integers(0, 5000), st.integers(0, 3000))
+def test_a_run_is_discarded(wanted: set[int], first: int, length: int) -> None:
+    """Discarding a run says how many were there, and leaves exactly what was outside of it, over chunks too."""
+    mine = NumberSet(wanted)
+    inside = {number for number in wanted if first <= number <= first + length}
+    assert mine.discard_run(first, first + length) == len(inside)
+    assert (len(mine), list(mine)) == (len(wanted - inside), sorted(wanted - inside))
