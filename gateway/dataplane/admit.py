@@ -134,20 +134,18 @@ def build_admission(exchange: Exchange, plan: Plan, body: bytes, *, defaults: Li
     assert endpoint is not None
     assert card is not None
     assert exchange.kind is not None
-    claim = exchange.claim
     limits = _owners(key, defaults)
     return Admission(
         exchange.request_id,
         key.org_id,
-        # Ids are minted here, one for each request: only a client's own key can stand for two of them.
-        fingerprint(body) if claim is not None else "",
+        fingerprint(body),
         plan.quote,
         plan.tokens_wanted,
         expires_in_s,
         _rate_limits(limits, plan.tokens_estimated) if limits else (),
         _open_limits(limits) if limits else (),
         orjson.dumps(admission_info(exchange)),
-        claim,
+        exchange.claim,
         False,
     )
 
