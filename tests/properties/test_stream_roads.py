@@ -278,3 +278,22 @@ def test_one_changed_byte_is_seen(counts: bool, target: int) -> None:
             assert told(StreamRewriter(request, limit_bytes=1 << 16, habits=habits), reads) == told(
                 ParsesAll(request, limit_bytes=1 << 16), reads
             )
+
+
+RAW_BYTES = [b"\\u0041", b"\\/", b"\\ud83d", b"\\u12", b"\\x", b"\xff", b"\n", b"\x7f\xc3\xa9", b'\\"', b"a\\"]
+
+
+@pytest.mark.parametrize("counts", [False, True], ids=["no-usage", "usage"])
+def test_odd_endings_and_texts_have_the_effect_they_have_on_the_parsing_road(counts: bool) -> None:
+    """A chunk broken off before its counts, one whose quotes are one, texts that we write otherwise."""
+    usage = {"usage": {"prompt_tokens": 19, "completion_tokens": 21}} if counts else {}
+    role = chunk("", "chatcmpl-7", **usage).replace(b'{"content"', b'{"role":"assistant","content"')
+    plain = chunk("X", "chatcmpl-7", **usage)
+    odd = [plain.replace(b"X", raw) for raw in RAW_BYTES]
+    odd += [plain.replace(b'"X"', b'"'), role.partition(b'"usage":')[0] + b'"usage":\n\n']
+    for event in odd:
+        for reads in ([role, plain, event, plain], [role, plain, plain + event + plain]):
+            habits, request = Habits(), InferenceRequest(Kind.CHAT, {}, True, False, "chatcmpl-9", 7, "ep_x")
+            told(StreamRewriter(request, limit_bytes=1 << 16, habits=habits), [role, plain])
+            expected = told(ParsesAll(request, limit_bytes=1 << 16), reads)
+            assert told(StreamRewriter(request, limit_bytes=1 << 16, habits=habits), reads) == expected, event
