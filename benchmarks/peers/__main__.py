@@ -68,8 +68,13 @@ def main(
             done = min(progress.elapsed_s, progress.total_s)
             bar.update(one, description=f"  {progress.phase}", total=progress.total_s, completed=done, visible=True)
 
+        def say(text: str) -> None:
+            bar.update(whole, description=text)
+            if not console.is_terminal:  # a bar is drawn only on one
+                console.print(text, markup=False)
+
         watcher = Watcher(
-            say=lambda text: bar.update(whole, description=text),
+            say=say,
             step=lambda: bar.advance(whole),
             progress=load,
         )

@@ -20,7 +20,7 @@ PROXY, STACK, ENGINE, WAITING = "proxy", "stack", "engine", "waiting"
 """Groups of processes: the proxy itself; all that belongs to the peer, it included; the mock engine; the peers whose
 turn it is not."""
 
-MIN_SHARE = 0.02
+MIN_SHARE = 0.005
 """A proxy that has used less of its core has not been measured."""
 
 

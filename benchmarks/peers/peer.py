@@ -24,6 +24,8 @@ from gateway.stack.processes import Child, Spec, tail
 READY_S = 120.0
 ASK_S = 20.0
 STOP_S = 20.0
+PROGRAM_STOP_S = 3.0
+"""A proxy has nothing to lose."""
 STREAM_TRIES = 10
 UNPROXIED = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), ""),
@@ -158,7 +160,7 @@ def running_program(child: Child, target: Target, version: str) -> Running:
         no_streams = wait_serving(target, lambda: child.running)
     except PeerFailed as error:
         log = child.spec.log
-        asyncio.run(child.stop(STOP_S))
+        asyncio.run(child.stop(PROGRAM_STOP_S))
         said = tail(log, 3).replace("\n", " | ") if log is not None else ""
         raise PeerFailed(f"{error} Its last words: {said or 'none'}") from None
     return Running(target, [child.pid], [child.pid], version, no_streams, lambda: stop_child(child))
@@ -166,7 +168,7 @@ def running_program(child: Child, target: Target, version: str) -> Running:
 
 def stop_child(child: Child) -> None:
     """Ask it to end, and wait."""
-    asyncio.run(child.stop(STOP_S))
+    asyncio.run(child.stop(PROGRAM_STOP_S))
 
 
 # -------------------------------------------------------------------------------------------- does it serve

@@ -1,7 +1,10 @@
-"""Start all peers, and send each the same loads, round after round.
+"""Start peers, and send each the same loads, round after round.
 
 A round goes through the scenarios, and each scenario through the peers: what is compared was measured within the same
-minute. All peers run all the time; those whose turn it is not are idle, and what they use meanwhile is measured too.
+minute. These peers run all the time; those whose turn it is not are idle, and what they use meanwhile is measured too.
+
+Slow peers come at the end of each round, each by itself: started, measured in all scenarios, ended. A load that is too
+much for one of them keeps it busy for minutes, which must not be those in which another is measured.
 """
 
 from __future__ import annotations
@@ -28,9 +31,11 @@ MODEL = "mock"
 QUIET_SHARE = 0.25
 """Of a core, for all peers together; each of them has its clocks."""
 QUIET_LOOK_S = 0.25
-QUIET_WAIT_S = 20.0
-DEFAULT_RATE_PER_S = 50.0
-"""Of an open loop whose peer has no rate to take a share of."""
+QUIET_WAIT_S, SLOW_QUIET_WAIT_S = 20.0, 5.0
+"""A slow peer disturbs nobody but itself, and is measured at what it reaches."""
+
+LEAST_RATE_PER_S, DEFAULT_RATE_PER_S = 1.0, 50.0
+"""Of an open loop: of a peer that finished nothing, and of one that was not measured before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +81,12 @@ class Watcher:
 
 @dataclass(slots=True)
 class _Started:
-    """The peers that run."""
+    """The engine, and the peers that run."""
 
     mock: MockProcess
     cores: Cores
+    work: Path
+    versions: dict[str, str]
     running: dict[str, Running] = field(default_factory=dict)
 
     def groups(self, peer: str) -> dict[str, list[int]]:
@@ -113,17 +120,25 @@ def side_by_side(plan: Plan, folder: Path, cores: Cores, watcher: Watcher) -> tu
     """
     open_many_files()
     done = Run(absent=install(plan.peers, folder, watcher))
-    with pinned(cores.others), _started(plan, folder, cores, watcher, done) as started:
+    versions: dict[str, str] = {}
+    fast = [peer for peer in plan.peers if not peer.is_slow]
+    slow = [peer for peer in plan.peers if peer.is_slow]
+    with pinned(cores.others), _engine(cores, versions) as started, _running(fast, folder, started, watcher, done):
         for number in range(plan.rounds):
-            for scenario in plan.scenarios:
-                started.mock.pace(itl_ms=scenario.itl_ms)
-                # The gateway comes before those whose rate depends on it: in the scenario before.
-                for peer in plan.peers:
-                    if peer.name in started.running:
-                        _measure(plan, number, scenario, peer, started, done, watcher)
-                    watcher.step()
-        versions = {name: one.version for name, one in started.running.items()}
+            _scenarios(plan, number, fast, started, done, watcher)
+            for peer in slow:
+                with _running([peer], folder, started, watcher, done):
+                    _scenarios(plan, number, [peer], started, done, watcher)
     return done, versions
+
+
+def _scenarios(plan: Plan, number: int, peers: Sequence[Peer], started: _Started, done: Run, watcher: Watcher) -> None:
+    for scenario in plan.scenarios:
+        started.mock.pace(itl_ms=scenario.itl_ms)
+        for peer in peers:
+            if peer.name in started.running:
+                _measure(plan, number, scenario, peer, started, done, watcher)
+            watcher.step()
 
 
 def _measure(
@@ -137,7 +152,7 @@ def _measure(
     rate = open_loop_rate(done, number, peer.name) if scenario.is_open_loop else None
     load = scenario.load(seconds=plan.seconds_for(peer), rate_per_s=rate)
     groups = started.groups(peer.name)
-    wait_quiet([pid for running in started.running.values() for pid in running.stack_pids])
+    wait_quiet([pid for running in started.running.values() for pid in running.stack_pids], within_s=_patience_s(peer))
     try:
         measurement = run(one.target, load, watch=groups, cores=started.cores.others, progress=watcher.progress)
     except LoadFailed as error:
@@ -148,15 +163,18 @@ def _measure(
     watcher.measured(cell)
 
 
+def _patience_s(peer: Peer) -> float:
+    return SLOW_QUIET_WAIT_S if peer.is_slow else QUIET_WAIT_S
+
+
 def open_loop_rate(done: Run, number: int, peer: str) -> float:
     """30 % of what a core of the gateway brings; of the peer's own, where that is less.
 
     So those that can are asked at the same rate, and nobody at more than it can.
     """
-    found = {cell.peer: cell.per_core for cell in done.cells if cell.round == number and cell.scenario is BURST}
-    own = None if peer == DIRECT else found.get(peer)
-    rates = [rate for rate in (own, found.get(GATEWAY)) if rate]
-    return max(1.0, LOAD_SHARE * min(rates)) if rates else DEFAULT_RATE_PER_S
+    found = {cell.peer: cell.per_core or 0.0 for cell in done.cells if cell.round == number and cell.scenario is BURST}
+    rates = [found[name] for name in {peer, GATEWAY} - {DIRECT} if name in found]
+    return max(LEAST_RATE_PER_S, LOAD_SHARE * min(rates)) if rates else DEFAULT_RATE_PER_S
 
 
 def wait_quiet(pids: Sequence[int], *, within_s: float = QUIET_WAIT_S) -> bool:
@@ -173,26 +191,38 @@ def wait_quiet(pids: Sequence[int], *, within_s: float = QUIET_WAIT_S) -> bool:
 
 
 @contextmanager
-def _started(plan: Plan, folder: Path, cores: Cores, watcher: Watcher, done: Run) -> Iterator[_Started]:
-    """The mock engine and every peer that starts."""
-    with ExitStack() as cleanup:
-        started = _Started(cleanup.enter_context(mock_process.running("--model", MODEL)), cores)
-        work = Path(tempfile.mkdtemp(prefix="pareta-peers-"))
+def _engine(cores: Cores, versions: dict[str, str]) -> Iterator[_Started]:
+    """The mock engine, and an empty folder for what peers write."""
+    work = Path(tempfile.mkdtemp(prefix="pareta-peers-"))
+    try:
         work.chmod(0o755)  # Postgres, which never runs as root, has to pass through
-        cleanup.callback(shutil.rmtree, work, ignore_errors=True)
-        for peer in plan.peers:
+        with mock_process.running("--model", MODEL) as mock:
+            yield _Started(mock, cores, work, versions)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _running(peers: Sequence[Peer], folder: Path, started: _Started, watcher: Watcher, done: Run) -> Iterator[None]:
+    """Every one of these peers that is there and starts; ended afterwards."""
+    with ExitStack() as cleanup:
+        for peer in peers:
             if peer.name in done.absent:
                 continue
             watcher.say(f"starting {peer.label}")
-            own = work / peer.name
+            own = started.work / peer.name
+            shutil.rmtree(own, ignore_errors=True)
             own.mkdir()
-            place = Place(folder / peer.name, own, cores.measured[0], cores.others)
+            place = Place(folder / peer.name, own, started.cores.measured[0], started.cores.others)
+            started.mock.pace()
             try:
                 running = peer.start(started.mock.url, MODEL, place)
             except PeerFailed as error:
                 done.absent[peer.name] = str(error)
                 continue
-            cleanup.callback(running.stop)
             started.running[peer.name] = running
-        yield started
+            started.versions[peer.name] = running.version
+            cleanup.callback(running.stop)
+            cleanup.callback(started.running.pop, peer.name)
+        yield
         watcher.say("stopping")

@@ -138,6 +138,7 @@ def test_the_rate_of_an_open_loop_is_a_third_of_what_can_be_reached() -> None:
             cell(NGINX, BURST, cpu_s=0.1),
             cell(SGLANG, BURST, cpu_s=1.0),  # 1000 a core
             cell(DIRECT, BURST, cpu_s=None),
+            cell(LITELLM, BURST, count=0),
             cell(GATEWAY, BURST, number=1, cpu_s=0.25),
         ]
     )
@@ -145,6 +146,7 @@ def test_the_rate_of_an_open_loop_is_a_third_of_what_can_be_reached() -> None:
     assert open_loop_rate(run, 0, NGINX) == pytest.approx(600)
     assert open_loop_rate(run, 0, DIRECT) == pytest.approx(600)
     assert open_loop_rate(run, 0, SGLANG) == pytest.approx(300)
+    assert open_loop_rate(run, 0, LITELLM) == 1
     assert open_loop_rate(run, 1, GATEWAY) == pytest.approx(1200)
     assert open_loop_rate(Run(), 0, NGINX) == 50
 
