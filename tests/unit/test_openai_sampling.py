@@ -178,7 +178,7 @@ def test_no_field_that_the_gateway_knows_is_forgotten(kind: Kind) -> None:
         "logprobs": 1 if kind is Kind.COMPLETION else True, "response_format": {"type": "json_object"},
         "top_logprobs": 1, "logit_bias": {"1": 1}, "suffix": "x",
     }  # fmt: skip
-    for field in openai._TABLES[kind]:
+    for field in openai._CHECKS[kind]:
         if field in HARMLESS or field in PROMPT:
             continue
         body = {field: telling[field]}
