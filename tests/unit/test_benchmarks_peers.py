@@ -196,6 +196,15 @@ def test_a_missed_floor_says_by_how_much() -> None:
     assert texts["small answers, requests a CPU second over nginx"].startswith("met")
 
 
+def test_a_floor_of_paced_streams_says_how_much_of_them_came() -> None:
+    """Chunks that come late come several at once and cost less each, so a starved machine flatters."""
+    texts = {floor.about: floor.judge(complete_run()).text for floor in FLOORS}
+    of_300 = texts["300 paced streams, CPU a chunk over nginx's"]
+    assert of_300.endswith("; of what was due came: gateway 167%, nginx 167%")
+    assert texts["800 paced streams, chunks a CPU second"].endswith("came: gateway 62%")
+    assert "due" not in texts["small answers, requests a CPU second over nginx"]
+
+
 @pytest.mark.parametrize(
     ("changed", "about"),
     [
