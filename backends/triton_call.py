@@ -152,7 +152,8 @@ class TritonCall:
     async def _read_all(self) -> None:
         is_final = False
         while not is_final:
-            await self._may_go_on()
+            if self._is_paused or self._writer.is_waiting:
+                await self._may_go_on()
             response = await self._stream.read(self._phase)
             if self._is_over():
                 return await self._drain()

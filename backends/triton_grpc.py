@@ -182,6 +182,15 @@ class _Outputs(Mapping[str, OutputTensor]):
         place, tensor = self._tensors[name]
         return OutputTensor(_KNOWN_TYPES[tensor.datatype], tuple(tensor.shape), self._contents[place])
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any mapping, without an exception for what is absent."""
+        found = self._tensors.get(name)
+        datatype = None if found is None else _KNOWN_TYPES.get(found[1].datatype)
+        if found is None or datatype is None:
+            return default
+        place, tensor = found
+        return OutputTensor(datatype, tuple(tensor.shape), self._contents[place])
+
     def __contains__(self, name: object) -> bool:
         found = self._tensors.get(name) if isinstance(name, str) else None
         return found is not None and found[1].datatype in _KNOWN_TYPES

@@ -11,7 +11,6 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import prod
 
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 
@@ -50,6 +49,7 @@ _FORMATS: dict[DataType, str] = {
     DataType.FP32: "f",
     DataType.FP64: "d",
 }
+_ONE = {datatype: struct.Struct(f"<{layout}") for datatype, layout in _FORMATS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class InputTensor:
     raw: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutputTensor:
-    """What came back: ``raw`` out of ``raw_output_contents``."""
+    """What came back: ``raw`` out of ``raw_output_contents``. Not frozen: several are made for every response."""
 
     datatype: DataType
     shape: tuple[int, ...]
@@ -97,6 +97,9 @@ def read_bytes(tensor: OutputTensor) -> list[bytes]:
     raw = tensor.raw
     if tensor.datatype is not DataType.BYTES:
         raise _malformed()
+    count = _count(tensor.shape)
+    if count == 1 and len(raw) >= _LENGTH.size and _LENGTH.unpack_from(raw)[0] == len(raw) - _LENGTH.size:
+        return [raw[_LENGTH.size :]]
     elements: list[bytes] = []
     position = 0
     while position < len(raw):
@@ -107,7 +110,7 @@ def read_bytes(tensor: OutputTensor) -> list[bytes]:
         if position > len(raw):
             raise _malformed()
         elements.append(raw[start:position])
-    if len(elements) != _count(tensor.shape):
+    if len(elements) != count:
         raise _malformed()
     return elements
 
@@ -118,19 +121,24 @@ def read_numbers(tensor: OutputTensor) -> list[float]:
     Raises:
         BackendFailure: it holds texts, or its content does not agree with its shape.
     """
-    layout = _FORMATS.get(tensor.datatype)
-    if layout is None:
+    one = _ONE.get(tensor.datatype)
+    if one is None:
         raise _malformed()
     count = _count(tensor.shape)
-    if len(tensor.raw) != count * struct.calcsize(f"<{layout}"):
+    if len(tensor.raw) != count * one.size:
         raise _malformed()
-    return list(struct.unpack(f"<{count}{layout}", tensor.raw))
+    if count == 1:  # nearly always
+        return [one.unpack(tensor.raw)[0]]
+    return list(struct.unpack(f"<{count}{_FORMATS[tensor.datatype]}", tensor.raw))
 
 
 def _count(shape: tuple[int, ...]) -> int:
-    if any(size < 0 for size in shape):
-        raise _malformed()
-    return prod(shape)
+    count = 1
+    for size in shape:
+        if size < 0:
+            raise _malformed()
+        count *= size
+    return count
 
 
 def _malformed() -> BackendFailure:
