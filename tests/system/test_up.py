@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,8 +233,12 @@ async def test_metrics_and_readiness_are_served_on_the_admin_port(stack: Stack) 
             assert await answer.json() == {"ready": True, "checks": {"worker": True, "redis": True, "postgres": True}}
         async with client.get(f"{stack.admin_url}/healthz") as answer:
             assert answer.status == 200
-        async with client.get(f"{stack.admin_url}/metrics") as answer:
-            text = await answer.text()
+        text, deadline_s = "", time.monotonic() + 10
+        while "\npareta_requests_total" not in text:  # a worker publishes its counts twice a second
+            assert time.monotonic() < deadline_s
+            async with client.get(f"{stack.admin_url}/metrics") as answer:
+                text = await answer.text()
+            await asyncio.sleep(0.1)
     for name in ("pareta_requests_total", "pareta_reconcile_lag_events", "pareta_reconcile_lag_seconds"):
         assert f"\n{name}" in text, name
     assert "pareta_ledger_drift_nanos 0.0" in text
