@@ -225,9 +225,11 @@ def test_a_stable_refusal_is_not_tried_again(gateway: Gateway) -> None:
     stopped, _ = run_apart(gateway.endpoint(tenant.org_id, status=EndpointStatus.STOPPED))
     last, _ = run_apart(gateway.endpoint(tenant.org_id))
     run_apart(gateway.wait_visible(last, tenant.key))
+    time.sleep(1.2)  # a worker publishes its counts twice a second
     before = run_apart(gateway.metric("pareta_errors_total"))
     with client_of(gateway, tenant.key, max_retries=2) as client, pytest.raises(openai.InternalServerError):
         client.with_options(max_retries=2).chat.completions.create(model=stopped, messages=HELLO)
+    time.sleep(1.2)
     assert run_apart(gateway.metric("pareta_errors_total")) == before + 1
 
 

@@ -69,6 +69,7 @@ class AnswerEater:
         self._target = urlsplit(url)
         self._server: asyncio.Server | None = None
         self._relays: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self.eating = False
         self.eaten = 0
 
@@ -88,8 +89,11 @@ class AnswerEater:
         for relay in self._relays:
             relay.cancel()
         await asyncio.gather(*self._relays, return_exceptions=True)
+        for writer in self._writers:  # of a relay that was cancelled before it began, too
+            writer.transport.abort()
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         relay = asyncio.create_task(self._relay(reader, writer))
         self._relays.add(relay)
         relay.add_done_callback(self._relays.discard)

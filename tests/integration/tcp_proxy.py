@@ -16,11 +16,12 @@ class TcpProxy:
         self._running.set()
         self._refusing = False
         self._connections: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.accepted = 0
 
     async def __aenter__(self) -> TcpProxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -42,6 +43,9 @@ class TcpProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self._writers:  # of a connection that was accepted a moment ago, and whose task never began
+            writer.transport.abort()
+        self._writers.clear()
 
     async def lead_to(self, url: str) -> None:
         """Stand in front of another server from now on; what is open breaks."""
@@ -62,11 +66,14 @@ class TcpProxy:
         self._refusing = False
         self._running.set()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        self._writers.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A cut must not reach asyncio's own callback as a cancellation.
         with suppress(asyncio.CancelledError, OSError):
             try:
@@ -74,7 +81,7 @@ class TcpProxy:
                     await self._relay(reader, writer)
             finally:
                 writer.transport.abort()
-                self._connections.discard(task)
+                self._writers.discard(writer)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._target.hostname is not None
