@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.services import (
     FreshDatabase,
@@ -30,6 +31,11 @@ __all__ = [
     "tenant",
     "triton_server",
 ]
+
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 
 @pytest.fixture(scope="session")

@@ -156,7 +156,12 @@ class StreamRewriter:
                 text = self._text_in(event)
                 if text is not None:
                     if text:
-                        if self._deltas >= self._mark and not self._is_allowed(event):
+                        # What a plain chunk says is known; only one that counts may bring a new usage.
+                        if self._deltas >= self._mark and not (
+                            self._may_reach(self._deltas + 1, self.observed().usage)
+                            if self._counted is None
+                            else self._is_allowed(event)
+                        ):
                             self._keep_back(events, position)
                             return
                         self._deltas += 1
@@ -283,7 +288,10 @@ class StreamRewriter:
         deltas = self._deltas + sum(map(self._says_something, choices if isinstance(choices, list) else []))
         if deltas == self._deltas or deltas <= self._mark:
             return True
-        usage = read_usage(chunk.get("usage")) or self.observed().usage
+        return self._may_reach(deltas, read_usage(chunk.get("usage")) or self.observed().usage)
+
+    def _may_reach(self, deltas: int, usage: TokenUsage | None) -> bool:
+        """Ask how many deltas may be handed out, and move the mark."""
         more = self._allow(Observed(_at_least(usage, deltas) if usage is not None else None, deltas))
         self._mark = deltas + more
         return more >= 0

@@ -407,6 +407,11 @@ class CreditCounter:
         """Holds without an owner that wait to be voided, over all shards."""
         return sum(collector.orphans for collector in self._collectors)
 
+    def on_departure(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called a tick before operations leave for Redis: what is asked for then travels with them."""
+        for collector in self._collectors:
+            collector.on_departure = tell
+
     def on_unsure(self, tell: Callable[[int, int, int], None]) -> None:
         """Have ``tell(shard, epoch, highest event seen)`` called when a shard does not let a call in."""
         for collector in self._collectors:

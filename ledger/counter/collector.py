@@ -3,6 +3,9 @@
 Floor: ``ledger`` edge. A script call of its own costs a client about 140 µs of CPU whatever is in it; shared by the
 requests of one tick it is a few. One call per shard is in flight; what is asked meanwhile gathers for the next.
 
+* What can wait for a call may travel with one that leaves anyway: ``on_departure`` is told a tick before, and what
+  is asked then goes along. In a call, what ends holds stands before what takes them, so that a client's next request
+  finds the credit that its last one gave back.
 * The queue is bounded: beyond ``MAX_WAITING`` an operation fails at once (``busy``).
 * An answer or an error comes within 1.25 × ``timeout_s`` of the asking. When a call fails, so does all that waits
   behind it: a Redis that is not answering is not asked again on behalf of requests that have waited already.
@@ -90,6 +93,8 @@ class Collector:
     """The highest event number of this epoch that this process knows of."""
     on_unsure: Callable[[int, int, int], None] | None = None
     """Told the shard, the epoch and the highest event seen in it when Redis does not let a call in; must not block."""
+    on_departure: Callable[[], None] | None = None
+    """Told that a call leaves in the next tick; must not block."""
 
     call_epoch: int = field(init=False)
     """The epoch of the call that was answered last."""
@@ -182,6 +187,9 @@ class Collector:
             await self._wake.wait()
             self._wake.clear()
             while self._queue or (self._orphans and self._retry is None):
+                if self.on_departure is not None:
+                    self.on_departure()
+                    await asyncio.sleep(0)
                 age_s = self._loop.time() - self._asked_at_s if self._queue else 0.0
                 batch, undoing = self._take()
                 if batch or undoing:
@@ -200,6 +208,7 @@ class Collector:
                 operation = queue.popleft()
                 if operation[2] is None or not operation[1].cancelled():
                     batch.append(operation)
+        batch.sort(key=_takes_credit)
         undoing: list[Words] = []
         # While the timer runs Redis is known to be away; only real operations try it.
         if self._orphans and (self._retry is None or batch):
@@ -318,6 +327,10 @@ class Collector:
             self._orphans.popleft()
             self.counts.orphans_dropped += 1
         self._orphans.append(undo)
+
+
+def _takes_credit(operation: Operation) -> bool:
+    return operation[2] is not None
 
 
 def let_in_words(shard: int, epoch: int, floor_seq: int, run_id: str) -> bytes:

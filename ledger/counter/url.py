@@ -16,6 +16,7 @@ of redis-py (``ssl_ca_certs``, ``ssl_certfile``, ``client_name``, ``db``…) and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -40,6 +41,7 @@ _KINDS: Mapping[str, tuple[Kind, str]] = {
     "rediss+cluster": ("cluster", "rediss"),
 }
 _PORTS: Mapping[Kind, int] = {"server": 6379, "sentinel": 26_379, "cluster": 6379}
+_LIST = re.compile(r"([^/?#]*)(.*)", re.DOTALL)
 # Deadlines are ours; retries would repeat a call whose outcome is unknown.
 _OURS = ("socket_timeout", "socket_connect_timeout", "retry_on_timeout", "max_connections", "timeout", "protocol")
 
@@ -64,7 +66,7 @@ def read_redis_url(url: str) -> RedisUrl:
     Raises:
         ValueError: it makes no sense; the text says why and is fit for an operator.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0].lower()
     if scheme not in _KINDS:
         raise ValueError(f"A Redis URL must start with {', '.join(name + '://' for name in _KINDS)}.")
     kind, plain = _KINDS[scheme]
@@ -78,8 +80,10 @@ def _one_server(url: str) -> RedisUrl:
 
 
 def _many_servers(url: str, kind: Kind, plain: str) -> RedisUrl:
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
+    # Only behind the hosts is it an ordinary URL: Python's newer readers refuse a list that holds an IPv6 address.
+    netloc, rest = _LIST.fullmatch(url.partition("://")[2]).groups()  # type: ignore[union-attr]  # it matches anything
+    parts = urlsplit(f"//host{rest}")
+    login, at, hosts = netloc.rpartition("@")
     seeds = tuple(_address(host, _PORTS[kind]) for host in hosts.split(","))
     options = parse_qsl(parts.query)
     own = {name: value for name, value in options if name in ("sentinel_username", "sentinel_password")}

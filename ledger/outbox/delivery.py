@@ -57,6 +57,9 @@ KEPT_UNDURABLE = 10_000
 COVER_PAUSE_S = 5.0
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
+GATHER_S = 0.005
+"""How long a settlement waits for a call to travel with. A call of its own is a write to Redis's disk of its own."""
+
 _log = logging.getLogger(__name__)
 
 OnSettled = Callable[[int, int], None]
@@ -104,6 +107,7 @@ class SettlementOutbox:
     _undurable: int = field(init=False, default=0)
     _kept_undurable: int = field(init=False, default=0)
     _wake: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _leave: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _progress: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(init=False, default_factory=list)
     _covering: set[asyncio.Task[None]] = field(init=False, default_factory=set)
@@ -114,6 +118,7 @@ class SettlementOutbox:
         """Make the parts."""
         self._loop = asyncio.get_running_loop()
         self._shelves = [Shelf(self.journal)]
+        self.counter.on_departure(self._leave.set)
         self._watch = BookedWatch(ask_after_s=self.ask_every_s, redeliver_after_s=self.redeliver_after_s)
         if self.books is not None:
             self._bookkeeper = Bookkeeper(
@@ -296,6 +301,7 @@ class SettlementOutbox:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            await self._gather()
             more = True
             while more:
                 try:
@@ -307,6 +313,13 @@ class SettlementOutbox:
                     _log.exception("The outbox stumbled; it goes on.")
                     await asyncio.sleep(_BACKOFF_S[-1])
             self._progress.set()
+
+    async def _gather(self) -> None:
+        """Wait for a call that leaves for Redis anyway, or a moment: nobody waits for a settlement that is on disk."""
+        self._leave.clear()
+        timer = self._loop.call_later(GATHER_S, self._leave.set)
+        await self._leave.wait()
+        timer.cancel()
 
     async def _deliver(self) -> None:
         batch = self._queue.take(DELIVERED_AT_ONCE)
