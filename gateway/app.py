@@ -30,6 +30,7 @@ from gateway.dataplane.server import Connection, Shared
 from gateway.dataplane.settle import Settler
 from gateway.dataplane.watch import Watch
 from gateway.edges.metrics import Metrics
+from gateway.edges.platform_door import PlatformDoor
 from gateway.edges.recorder import EdgeRecorder
 from gateway.edges.request_log import RequestLog
 from gateway.edges.state_feed import FeedOptions, StateFeed
@@ -126,6 +127,7 @@ class Worker:
         feed: StateFeed,
         money: Money,
         router: Router,
+        door: PlatformDoor,
         metrics: Metrics,
         request_log: RequestLog,
     ) -> None:
@@ -152,6 +154,7 @@ class Worker:
                 settler=self.settler,
                 watch=self.watch,
                 recorder=EdgeRecorder(metrics, request_log),
+                platform=door,
             )
         )
         self.shared = Shared(settings=settings, handler=self.pipeline.serve, loop=asyncio.get_running_loop())
@@ -222,9 +225,16 @@ async def _joined(settings: Settings, slot: int, open_money: OpenMoney) -> Async
         stack.push_async_callback(feed.close)
         router = Router(_replica_factory(settings))
         stack.push_async_callback(router.close)
-        request_log = RequestLog(enabled=settings.log_requests)
+        door = PlatformDoor(settings.control_file)
+        stack.push_async_callback(door.close)
         worker = Worker(
-            settings=settings, feed=feed, money=money, router=router, metrics=metrics, request_log=request_log
+            settings=settings,
+            feed=feed,
+            money=money,
+            router=router,
+            door=door,
+            metrics=metrics,
+            request_log=RequestLog(enabled=settings.log_requests),
         )
         feed.on_key_revoked(worker.watch.revoke)
         feed.on_endpoint_changed(lambda endpoint_id: _follow_endpoint(feed, router, endpoint_id))

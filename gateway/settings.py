@@ -132,6 +132,11 @@ class Settings:
         """The data folder as an absolute path."""
         return Path(self.data_dir).expanduser().absolute()
 
+    @property
+    def control_file(self) -> Path:
+        """Where the control process says how its workers reach it."""
+        return self.data_path / "run" / "control.json"
+
 
 def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
     """Read the settings.

@@ -1,4 +1,4 @@
-"""serve, up, worker, reconcile: commands that run until they are told to stop.
+"""serve, up, worker, reconcile, control: commands that run until they are told to stop.
 
 Floor: cli. The processes themselves live in ``gateway.stack`` and ``gateway.app`` and are imported when they start.
 """
@@ -92,6 +92,17 @@ def reconcile(**given: Any) -> None:
     from gateway.stack import reconciler
 
     asyncio.run(reconciler.run_reconciler(settings))
+
+
+@click.command()
+@_with_settings
+def control(**given: Any) -> None:
+    """Run the control process until SIGTERM: it answers all routes but inference. serve and up start it."""
+    settings = _complete(gateway_settings.load(**given))
+    _log_to_stderr()
+    from gateway.stack import control as process
+
+    asyncio.run(process.run_control(settings))
 
 
 def _complete(settings: Settings) -> Settings:

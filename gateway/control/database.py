@@ -101,3 +101,45 @@ def translated() -> Iterator[None]:
         raise Refused("The database refused the value: it is out of bounds.") from error
     except _UNAVAILABLE as error:
         raise StoreUnavailable("Postgres can't be reached or broke off; check that it runs, then try again.") from error
+
+
+class Store:
+    """A pool of connections for a process that serves.
+
+    Args:
+        pool: of asyncpg; connects as it is used, so Postgres may be away when this is made.
+    """
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+
+    @classmethod
+    async def open(cls, database_url: str, *, size: int, timeout_s: float) -> Store:
+        """Make one; Postgres need not be there yet."""
+        pool = asyncpg.create_pool(
+            database_url,
+            min_size=0,
+            max_size=size,
+            timeout=timeout_s,
+            command_timeout=timeout_s,
+            server_settings={"application_name": "pareta-control"},
+        )
+        with translated():
+            await pool
+        return cls(pool, timeout_s=timeout_s)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One connection.
+
+        Raises:
+            StoreUnavailable: Postgres can't be reached, or all connections are busy for too long.
+        """
+        with translated():
+            async with self._pool.acquire(timeout=self._timeout_s) as conn:
+                yield conn
+
+    async def close(self) -> None:
+        """Drop the connections, without waiting for a Postgres that does not answer."""
+        self._pool.terminate()

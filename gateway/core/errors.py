@@ -75,6 +75,12 @@ def invalid(field: str, reason: str) -> ApiError:
     return ApiError(400, "invalid_request_error", f"{slug}_invalid", f"{field} {reason}.", field)
 
 
+def unprocessable(field: str, reason: str) -> ApiError:
+    """Like `invalid`, where the contract says 422. ``reason`` continues the sentence "<field> …"."""
+    slug = field.split(".", 1)[0].split("[", 1)[0]
+    return ApiError(422, "invalid_request_error", f"{slug}_invalid", f"{field} {reason}.", field)
+
+
 def unsupported(field: str, reason: str) -> ApiError:
     """A field asks for what this model's backend cannot give. ``reason`` continues the sentence "<field> …"."""
     # A code is a label of the metrics: it must not take any text that a stranger sends.
@@ -194,6 +200,18 @@ def method_not_allowed(allow: str) -> ApiError:
     """The path exists, the method does not."""
     return ApiError(
         405, "invalid_request_error", "method_not_allowed", f"This route answers only {allow}.", allow=allow
+    )
+
+
+def task_not_found(task: str) -> ApiError:
+    """The catalogue has no such task. The name is the caller's own text, shortened."""
+    shown = task if len(task) <= 100 else task[:100] + "…"
+    return ApiError(
+        404,
+        "not_found_error",
+        "task_not_found",
+        f"There is no task {shown!r}. GET /v1/tasks lists them.",
+        "task",
     )
 
 
@@ -373,6 +391,18 @@ def overloaded() -> ApiError:
         "The service is at its capacity. Try again in a moment.",
         origin=Origin.GATEWAY,
         retry_after_s=1,
+    )
+
+
+def platform_unavailable() -> ApiError:
+    """The control process is away; inference goes on without it."""
+    return ApiError(
+        503,
+        "service_unavailable_error",
+        "platform_unavailable",
+        "The platform's routes cannot be served at the moment. Models that are live go on. Try again in a moment.",
+        origin=Origin.GATEWAY,
+        retry_after_s=2,
     )
 
 

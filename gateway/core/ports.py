@@ -5,7 +5,9 @@ Floor: core (pure).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.core.exchange import Exchange
@@ -55,3 +57,54 @@ class Recorder(Protocol):
     @property
     def relayed(self) -> Callable[[float], None]:
         """To be called when content was passed on, with the seconds since the previous piece."""
+
+
+class PlatformUnavailable(Exception):
+    """The control process does not answer; nothing is known to have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformAsk:
+    """A request for the control process, of a caller who was let in.
+
+    Attributes:
+        target: path and query as the client sent them.
+        content_type: of the body, as the client sent it.
+    """
+
+    method: str
+    target: str
+    body: bytes
+    content_type: str
+    request_id: str
+    key: Key
+    idempotency_key: str | None = None
+
+
+class PlatformAnswer(Protocol):
+    """An answer of the control process whose head is here."""
+
+    status: int
+    content_type: bytes
+    headers: Mapping[str, str]
+    """Those that a client gets, by their names; no length and no type."""
+    error_code: str | None
+    """What the refusal is called in the log."""
+    is_stream: bool
+
+    async def read(self) -> bytes:
+        """The whole body. Raises: PlatformUnavailable: it broke off or is too large."""
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The events as they come. Raises: PlatformUnavailable: they broke off."""
+
+
+class Platform(Protocol):
+    """The way to the control process."""
+
+    def ask(self, ask: PlatformAsk) -> AbstractAsyncContextManager[PlatformAnswer]:
+        """Pass a request on.
+
+        Raises:
+            PlatformUnavailable: it does not answer.
+        """

@@ -42,9 +42,9 @@ def whole(
         (
             _STATUS_LINES[status],
             content_type,
-            b"Content-Length: ",
-            str(length).encode(),
-            b"\r\nx-request-id: ",
+            # RFC 9110 8.6: an answer without content has no length either.
+            b"" if status == 204 else b"Content-Length: %d\r\n" % length,
+            b"x-request-id: ",
             request_id.encode(),
             b"\r\n",
             date,

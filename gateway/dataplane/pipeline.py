@@ -16,14 +16,15 @@ from typing import Any
 from backends.wire.failure import BackendFailure, FailureCode, Phase, Unsupported
 from backends.wire.openai_stream import encode_event
 from backends.wire.request import InferenceRequest, Kind
-from gateway.core import errors
+from gateway.core import errors, routes
 from gateway.core.errors import ApiError, Refused
 from gateway.core.estimate import Plan, plan, upstream_max_tokens
 from gateway.core.exchange import Ending, Exchange
 from gateway.core.idempotency import Outcome, Recording, pack
 from gateway.core.openai import read_ask
-from gateway.core.ports import Recorder, StateView
+from gateway.core.ports import Platform, Recorder, StateView
 from gateway.core.state import Endpoint, Limits, Scope
+from gateway.dataplane import platform as platform_stage
 from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
 from gateway.dataplane.authenticate import authenticate, may_be_ours
 from gateway.dataplane.finish import finish_stream, finish_whole
@@ -50,6 +51,7 @@ CLIENT_CLOSED = 499
 INFERENCE_ROUTES = {f"/v1/{kind.value}": kind for kind in Kind}
 MODEL_PREFIX = "/v1/models/"
 MODEL_ROUTE = "/v1/models/{id}"
+PLATFORM_ROUTES = frozenset(route.template for route in routes.PLATFORM)
 PLAIN_ROUTES = frozenset({*INFERENCE_ROUTES, "/v1/models", "/healthz", "/readyz"})
 
 
@@ -66,6 +68,8 @@ class Stages:
     settler: Settler
     watch: Watch
     recorder: Recorder
+    platform: Platform
+    """What everything but inference is passed on to."""
 
 
 class Pipeline:
@@ -138,6 +142,10 @@ class Pipeline:
         elif request.path == "/readyz":
             _require_method(request, "GET")
             _answer(exchange, reply, *(_READY if self.is_ready else _NOT_READY))
+        elif exchange.route in PLATFORM_ROUTES:
+            await self._authenticate(exchange, request)
+            platform_stage.check(exchange, request)
+            await platform_stage.relay(self._stages.platform, exchange, request, reply)
         else:
             raise Refused(errors.route_not_found())
 
@@ -299,8 +307,9 @@ def _route_of(path: str) -> str:
     """The route for log and metrics: a label must not take any text that a stranger sends."""
     if path in PLAIN_ROUTES:
         return path
-    is_model = path.startswith(MODEL_PREFIX) and "/" not in path[len(MODEL_PREFIX) :]
-    return MODEL_ROUTE if is_model else "unknown"
+    if path.startswith(MODEL_PREFIX) and "/" not in path[len(MODEL_PREFIX) :]:
+        return MODEL_ROUTE
+    return platform_stage.template_of(path) or "unknown"
 
 
 def _require_method(request: Request, method: str) -> None:

@@ -36,7 +36,15 @@ DISCARD_S = 2.0
 """How long the rest of a refused body is read and thrown away, so that the refusal is not lost to a reset."""
 
 WANTED_HEADERS = frozenset(
-    {b"authorization", b"content-length", b"expect", b"idempotency-key", b"transfer-encoding", b"x-request-id"}
+    {
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"expect",
+        b"idempotency-key",
+        b"transfer-encoding",
+        b"x-request-id",
+    }
 )
 
 
@@ -46,7 +54,13 @@ _PLAIN_HEADERS = WANTED_HEADERS - {b"expect", b"transfer-encoding"}
 
 @dataclass(slots=True)
 class Request:
-    """One parsed request. ``path`` is without the query; ``headers`` holds only what we read, names in lower case."""
+    """One parsed request.
+
+    Attributes:
+        path: the target without its query.
+        query: what follows the path, with its question mark.
+        headers: only those that we read, names in lower case.
+    """
 
     method: str
     path: str
@@ -57,6 +71,7 @@ class Request:
     keep_alive: bool
     is_http10: bool
     body: bytes = b""
+    query: str = ""
     refused: ApiError | None = None
 
 
@@ -346,9 +361,10 @@ class Connection(asyncio.Protocol):
     def _make_request(self) -> Request:
         parser, shared = self._parser, self._shared
         now_ms = time.time_ns() // 1_000_000
-        target = self._url
+        target, query = self._url, b""
         if b"?" in target or b"#" in target:
-            target = target.split(b"?", 1)[0].split(b"#", 1)[0]
+            target, mark, query = target.partition(b"#")[0].partition(b"?")
+            query = mark + query
         refused = self._refused
         version = parser.get_http_version()
         if refused is None and (not target.startswith(b"/") or version not in ("1.0", "1.1")):
@@ -365,6 +381,7 @@ class Connection(asyncio.Protocol):
             ),
             is_http10=version == "1.0",
             body=self._body[0] if len(self._body) == 1 else b"".join(self._body),
+            query=query.decode("latin-1"),
             refused=refused,
         )
 
@@ -404,6 +421,7 @@ class Connection(asyncio.Protocol):
             request is None
             or self._queue
             or request.method != "POST"
+            or request.query
             or request.refused is not None
             or not request.keep_alive
             or request.is_http10
@@ -513,7 +531,8 @@ class Connection(asyncio.Protocol):
         """Write the last events and end the body properly."""
         self._send_head()
         if self._transport is not None:
-            self._transport.write(heads.chunk(data) + heads.LAST_CHUNK if self._chunked else data)
+            last = heads.chunk(data) + heads.LAST_CHUNK if data else heads.LAST_CHUNK
+            self._transport.write(last if self._chunked else data)
         self._replied = True
 
     def break_stream(self, data: bytes) -> None:

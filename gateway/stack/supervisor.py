@@ -1,9 +1,9 @@
-"""The gateway as an operator starts it: workers that share a port, one reconciler, the admin listener.
+"""The gateway as an operator starts it: workers that share a port, a reconciler, a control process, the admin listener.
 
-Floor: stack. Each worker and the reconciler is a process of its own (``python -m gateway worker --slot N``,
-``python -m gateway reconcile``); this one only watches. A worker that dies is started again in the same slot, so the
-journal that it left is replayed by its successor. On SIGTERM the workers drain first, then the reconciler books what
-they settled, then the admin listener goes.
+Floor: stack. Each worker, the reconciler and the control process is a process of its own (``python -m gateway worker
+--slot N``, ``… reconcile``, ``… control``); this one only watches. A worker that dies is started again in the same
+slot, so the journal that it left is replayed by its successor. On SIGTERM the workers drain first, then the control
+process ends, then the reconciler books what was settled, then the admin listener goes.
 
 A worker says that it serves by creating the file named in ``PARETA_READY_FILE`` and removes it when it starts to drain.
 """
@@ -35,6 +35,7 @@ _DRAIN_MARGIN_S = 15.0  # after its drain a worker still settles and delivers
 _LEFTOVER_GRACE_S = 10.0
 RECONCILE_QUIET_S = 10.0
 """How long the reconciler may go on booking after SIGTERM."""
+CONTROL_QUIET_S = 10.0
 
 
 async def serve(settings: Settings) -> int:
@@ -110,12 +111,17 @@ class Supervisor:
             lambda: self._start("reconciler", "reconcile"),
             on_death=lambda pid: self._bury(pid, "reconciler"),
         )
+        self._control = Keeper(
+            "control",
+            lambda: self._start("control", "control"),
+            on_death=lambda pid: self._bury(pid, "control"),
+        )
         self._admin: Admin | None = None
 
     @property
     def pids(self) -> dict[str, int]:
         """The processes that run now, by name."""
-        keepers = [*self._workers, self._reconciler]
+        keepers = [*self._workers, self._reconciler, self._control]
         return {keeper.name: keeper.child.pid for keeper in keepers if keeper.child is not None and keeper.running}
 
     def ready_workers(self) -> int:
@@ -134,6 +140,7 @@ class Supervisor:
         self._admin = Admin(self._settings, self._metrics_folder, lambda: (self.ready_workers(), len(self._workers)))
         await self._admin.open()
         await self._reconciler.open()
+        await self._control.open()
         for keeper in self._workers:
             await keeper.open()
 
@@ -164,6 +171,7 @@ class Supervisor:
             if child.running:
                 log.warning("%s did not drain in time and is killed; its journal stays", child.spec.name)
                 await child.kill()
+        await self._control.close(CONTROL_QUIET_S)
         await self._reconciler.close(RECONCILE_QUIET_S + _DRAIN_MARGIN_S)
         if self._admin is not None:
             await self._admin.close()

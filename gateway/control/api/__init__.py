@@ -1,0 +1,1 @@
+"""The platform's routes as the control process answers them; workers let the callers in."""

@@ -1,0 +1,73 @@
+"""The platform's routes: everything under ``/v1`` that is not inference.
+
+Floor: core (pure). One table for whoever needs to know a route: a worker decides by it who may call what, and what a
+path is called in log and metrics; the control process puts its handlers behind it; the OpenAPI document and the tests
+that walk over all routes are made from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.state import Scope
+
+_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route.
+
+    Attributes:
+        method: its HTTP method.
+        template: its path; ``{name}`` stands for one id.
+        scope: what a key needs.
+    """
+
+    method: str
+    template: str
+    scope: Scope
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The parts of the path."""
+        return tuple(self.template.strip("/").split("/"))
+
+
+def _read(method: str, template: str) -> Route:
+    return Route(method, template, Scope.READ)
+
+
+PLATFORM: Final[tuple[Route, ...]] = (
+    _read("GET", "/v1/tasks"),
+    _read("GET", "/v1/tasks/{task_id}"),
+    _read("GET", "/v1/tasks/{task_id}/leaderboard"),
+    _read("GET", "/v1/eval/frontier-models"),
+)
+"""All of them. A literal segment goes before an id: ``match`` is no task."""
+
+
+def find(path: str, routes: Sequence[Route] = PLATFORM) -> tuple[str, Mapping[str, Route]] | None:
+    """The template of a path and its routes by method; ``None`` if there is no such path."""
+    segments = tuple(path.split("/")[1:])
+    fitting = [route for route in routes if _fits(route.segments, segments)]
+    if not fitting:
+        return None
+    template = min((route.template for route in fitting), key=lambda text: text.count("{"))
+    return template, {route.method: route for route in fitting if route.template == template}
+
+
+def ids_in(template: str, path: str) -> dict[str, str]:
+    """The ids in a path that `find` found, by their names."""
+    names, values = template.split("/"), path.split("/")
+    return {name[1:-1]: value for name, value in zip(names, values, strict=True) if name.startswith("{")}
+
+
+def _fits(wanted: Sequence[str], given: Sequence[str]) -> bool:
+    return len(wanted) == len(given) and all(
+        _ID.fullmatch(is_) is not None if want.startswith("{") else want == is_
+        for want, is_ in zip(wanted, given, strict=True)
+    )
