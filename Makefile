@@ -2,7 +2,7 @@
 #
 # Variables, from the environment or the command line: PORT, DATA_DIR, WORKERS, DATABASE_URL, REDIS_URL,
 # NEW_KEY=1 (make run: mint another demo key), BACKEND=triton (make run: the demo on a real Triton server), PYTHON
-# (interpreter for .venv), ARGS (more arguments for pytest or the benchmarks), SECONDS and SEED (make faults).
+# (interpreter for .venv), ARGS (more arguments for pytest or the benchmarks), SECONDS and SEED (make faults), MINUTES (make soak).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -58,6 +58,14 @@ mutations: set-up ## break the ledger's own code, one line at a time: the tests 
 .PHONY: bench
 bench: set-up ## the standard benchmarks in under ten minutes (ARGS="small paced-300" runs some)
 	@exec $(PY) -m benchmarks run $(ARGS)
+
+.PHONY: bench-growth
+bench-growth: set-up ## what a request costs with ever more keys, endpoints, organizations, streams, uptime (15 min)
+	@exec $(PY) -m benchmarks growth $(ARGS)
+
+.PHONY: soak
+soak: set-up ## an hour of constant load: memory, open files, journal and Redis stay flat (MINUTES=60)
+	@exec $(PY) -m benchmarks soak --minutes $(or $(MINUTES),60) $(ARGS)
 
 .PHONY: bench-peers
 bench-peers: set-up ## nginx, SGLang's router, LiteLLM, Portkey and the gateway side by side (installs into .bench-peers)

@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: ``python -m benchmarks run | list | load | self-check``."""
+"""The command line of the benchmarks: ``python -m benchmarks run | list | load | growth | soak | self-check``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from benchmarks import plots, report
 from benchmarks import self_check as checking
 from benchmarks import stack as stacks
 from benchmarks.carry_out import Bench, Deployment, Way
+from benchmarks.growth import commands as growing
 from benchmarks.load import Arrivals, Distribution, Load, LoadFailed, PlanError, Target
 from benchmarks.processes import open_many_files
 from benchmarks.results import Result, commit, document
@@ -208,6 +209,9 @@ def self_check(seconds: float, processes: int) -> None:
         measured = checking.self_check(seconds=seconds, processes=processes, progress=progress)
     checking.show(measured, _console())
 
+
+main.add_command(growing.growth)
+main.add_command(growing.soak)
 
 # ---------------------------------------------------------------------------------------- parts of `run`
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -29,12 +29,14 @@ class Target:
     Attributes:
         base_url: ``http://host:port`` or ``https://…``, with or without ``/v1``, as for the OpenAI clients.
         headers: further request headers.
+        customers: keys and their models that take turns in place of `api_key` and `model`; empty: only these.
     """
 
     base_url: str
     api_key: str
     model: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    customers: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from benchmarks.load.plan import Load, Target
@@ -43,8 +43,10 @@ class Requests:
         self._count = seed << 40
         prepared: list[Prepared] = []
         size = 0
-        while len(prepared) < _VARIANTS and size < _MOST_PREPARED_BYTES:
-            one = _prepare(target, load, chance)
+        customers = target.customers or [(target.api_key, target.model)]
+        while len(prepared) < max(_VARIANTS, len(customers)) and size < _MOST_PREPARED_BYTES:
+            api_key, model = customers[len(prepared) % len(customers)]
+            one = _prepare(replace(target, api_key=api_key, model=model), load, chance)
             prepared.append(one)
             size += len(one.before) + len(one.after)
         self._endless = _shuffled(prepared, chance)

@@ -79,3 +79,39 @@ def test_requests_that_go_wrong_are_an_exit_status(gateway: Gateway, tenant: Ten
     )
     assert done.returncode == 3, done.stdout + done.stderr
     assert "status 401" in done.stdout
+
+
+def test_growth_draws_its_curves(tmp_path: Path) -> None:
+    """Small sizes: every axis has its points, each with a cost, and nothing of it is left behind."""
+    out = tmp_path / "results"
+    done = benchmarks(
+        *("growth", "--quick", "--seconds", "1", "--axis", "endpoints", "--axis", "streams", "--out", str(out)),
+        TMPDIR=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    curves = json.loads((out / "growth.json").read_text())["curves"]
+    assert [point["size"] for point in curves["endpoints"]] == [50, 100]
+    assert [point["size"] for point in curves["streams"]] == [0, 50]
+    assert all(point["cpu_us"] > 0 and point["requests"] > 0 for points in curves.values() for point in points)
+    assert curves["streams"][1]["kib_a_stream"] >= 0
+    assert (out / "growth.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_a_soak_says_whether_memory_is_flat(tmp_path: Path) -> None:
+    """Seconds say nothing of memory; but all sorts of requests were sent, went as they should, and were counted."""
+    out = tmp_path / "results"
+    done = benchmarks("soak", "--minutes", "0.15", "--out", str(out), TMPDIR=str(tmp_path))
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    said = json.loads((out / "soak.json").read_text())
+    assert said["failures"] == []
+    assert set(said["requests"]) == {
+        "whole answers",
+        "streams",
+        "left by their clients",
+        "unknown keys",
+        "without credit",
+    }
+    assert all(count > 0 for count in said["requests"].values())
+    assert len(said["samples"]) > 5
+    assert (done.returncode == 0) is said["is_flat"]
