@@ -43,6 +43,7 @@ def _read(method: str, template: str) -> Route:
 
 PLATFORM: Final[tuple[Route, ...]] = (
     _read("GET", "/v1/tasks"),
+    _read("POST", "/v1/tasks/match"),
     _read("GET", "/v1/tasks/{task_id}"),
     _read("GET", "/v1/tasks/{task_id}/leaderboard"),
     _read("GET", "/v1/eval/frontier-models"),

@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from gateway.control.catalog import folder
+
 REAL = {
     "contract-key-fields": ["orga/Sprout-7B-Instruct", "orgb/Thicket-14B", "orgc/Meadow-3B", "orga/Sprout-1B"],
     "support-ticket-triage": ["orga/Sprout-7B-Instruct", "orgc/Meadow-3B", "orgb/Thicket-14B"],
@@ -25,35 +27,14 @@ FRONTIER = "atlas-5"
 BLIND_FRONTIER = "nimbus-text-2"
 
 
-def task(task_id: str, title: str, scorer: str, *, documents: bool = False, **more: Any) -> dict[str, Any]:
-    """A task's file."""
-    return {
-        "id": task_id,
-        "title": title,
-        "description": f"{title}.",
-        "category": "test",
-        "keywords": title.lower().split(),
-        "default_scorer": scorer,
-        "scorer_settings": {},
-        "scoring_strategy": "extraction",
-        "has_blob_input": documents,
-        "input_fields": [{"name": "document", "type": "blob"} if documents else {"name": "text", "type": "text"}],
-        "expected_schema": None,
-        "recommended_system_prompt": None,
-        "prompt_scaffold": None,
-        "metric": "quality",
-        "cost_unit": "per_request",
-        "examples": [{"input": f"{title} {number}", "expected": {"answer": str(number)}} for number in range(5)],
-        **more,
-    }
+def task(task_id: str) -> dict[str, Any]:
+    """A shipped task, with examples of the tests' own."""
+    content: dict[str, Any] = orjson.loads((folder.shipped() / "tasks" / f"{task_id}.json").read_bytes())
+    rows = [{"input": f"Example {number} of {task_id}", "expected": {"answer": str(number)}} for number in range(5)]
+    return {**content, "examples": rows}
 
 
-TASKS = [
-    task("contract-key-fields", "Key fields of contracts", "field_f1"),
-    task("support-ticket-triage", "Classification of support tickets", "macro_f1"),
-    task("comment-moderation", "Moderation of comments", "macro_f1"),
-    task("invoice-extraction", "Extraction from invoices", "field_f1", documents=True),
-]
+TASKS = [task(task_id) for task_id in REAL]
 
 
 def measured(model: str, quality: float, cost: int) -> dict[str, Any]:

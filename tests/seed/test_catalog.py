@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import re
+import signal
 from typing import Any
 
 import pytest
 
+from gateway.core.state import Scope
+from gateway.stack.processes import lock_holder
 from tests.seed import demo
 from tests.seed.run import Outcome, block
 from tests.services import run_apart
 from tests.system.harness import Gateway, Tenant
+from tests.system.wire import ask
 
 pytestmark = pytest.mark.usefixtures("catalog")
 ALIAS = re.compile(r"[a-z0-9][a-z0-9.]*(-[a-z0-9.]+)*-[1-9][0-9]*")
@@ -218,3 +225,114 @@ async def test_paths_and_methods(gateway: Gateway, tenant: Tenant) -> None:
     wrong = await gateway.post("/v1/tasks", tenant.key, {})
     assert (wrong.status, wrong.json["error"]["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "GET"
+
+
+PAGE_QUERY = "extract the parties, dates and governing law from contracts"
+
+
+def test_s022_s024_s025_a_clear_sentence_is_matched(run: Any) -> None:
+    """``chosen`` is there, with an id of the catalogue, a share and one of three words."""
+    out = good(
+        run(
+            """
+            m = pa.tasks.match(query)
+            out = [m.matched, m.chosen.task_id, m.chosen.score, m.chosen.confidence, m.query]
+            """,
+            query=PAGE_QUERY,
+        )
+    )
+    assert out[:2] == [True, "contract-key-fields"]
+    assert 0 <= out[2] <= 1
+    assert out[3] in ("high", "medium")
+    assert out[4] == PAGE_QUERY
+    assert good(run('m = pa.tasks.match("read the total off scanned invoices"); out = m.candidates[0].task_id')) == (
+        "invoice-extraction"
+    )
+
+
+def test_s023_s026_candidates(run: Any) -> None:
+    """At most ``top_k``, ranked; gibberish has none and no ``chosen``."""
+    out = good(
+        run("""
+        one = pa.tasks.match("classification of comments or tickets", top_k=1)
+        five = pa.tasks.match("classification of comments or tickets", top_k=5)
+        none = pa.tasks.match("blorp fnord wibble")
+        out = [len(one.candidates), [c.score for c in five.candidates], none.matched, none.chosen, len(none.candidates)]
+        """)
+    )
+    assert out[0] == 1
+    assert 1 < len(out[1]) <= 5
+    assert out[1] == sorted(out[1], reverse=True)
+    assert out[2:] == [False, None, 0]
+
+
+def test_s027_s028_s030_ambiguous_keyword_and_the_same_again(run: Any) -> None:
+    """Two jobs in one sentence are ambiguous; the strategy is named; the answer is always the same."""
+    code = """
+    m = pa.tasks.match("moderation of comments and classification of support tickets")
+    out = [m.ambiguous, m.matcher, [[c.task_id, c.score, c.confidence] for c in m.candidates]]
+    """
+    first = good(run(code))
+    assert first[:2] == [True, "keyword"]
+    assert good(run(code)) == first
+
+
+def test_s029_an_empty_query(run: Any) -> None:
+    """The SDK refuses it itself."""
+    assert run('pa.tasks.match("")').error["class"] == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"query": "  ", "top_k": 5}, "query_invalid"),
+        ({"top_k": 5}, "query_invalid"),
+        ({"query": ["a"], "top_k": 5}, "query_invalid"),
+        ({"query": "x" * 5000}, "query_invalid"),
+        ({"query": "a", "top_k": 0}, "top_k_invalid"),
+        ({"query": "a", "top_k": 51}, "top_k_invalid"),
+        ({"query": "a", "top_k": True}, "top_k_invalid"),
+        ({"query": "a", "top_k": "5"}, "top_k_invalid"),
+    ],
+)
+async def test_a_match_is_checked(gateway: Gateway, tenant: Tenant, body: Any, code: str) -> None:
+    """422, naming the field."""
+    answer = await gateway.post("/v1/tasks/match", tenant.key, body)
+    assert (answer.status, answer.json["error"]["code"]) == (422, code)
+
+
+async def test_a_key_that_may_only_read_may_ask(gateway: Gateway, tenant: Tenant) -> None:
+    """Matching reads."""
+    _, key = await gateway.key(tenant.org_id, scope=Scope.READ)
+    assert (await gateway.post("/v1/tasks/match", key, {"query": "contracts"})).status == 200
+    assert (await gateway.get("/v1/tasks", key)).status == 200
+
+
+async def test_the_control_process_may_die(gateway: Gateway, tenant: Tenant) -> None:
+    """Killed, it is started again by itself; chat goes on, and these routes answer 503 meanwhile, then as before."""
+    file = gateway.settings.control_file
+    before = file.read_bytes()
+    pid = lock_holder(gateway.settings.data_path / "run" / "control.lock")
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    statuses = set()
+    async with asyncio.timeout(30):
+        while file.read_bytes() == before or 200 not in statuses:
+            assert (await gateway.chat(tenant)).status == 200
+            answer = await gateway.get("/v1/tasks", tenant.key)
+            if answer.status != 200:
+                assert (answer.status, answer.json["error"]["code"]) == (503, "platform_unavailable")
+                assert 1 <= int(answer.headers["retry-after"]) <= 30
+            statuses.add(answer.status)
+            await asyncio.sleep(0.05)
+    assert (await gateway.get("/v1/tasks", tenant.key)).status == 200
+
+
+async def test_only_workers_reach_the_control_process(gateway: Gateway) -> None:
+    """Its file is for its owner alone, and without what stands in it the door stays shut."""
+    file = gateway.settings.control_file
+    assert file.stat().st_mode & 0o077 == 0
+    port = int(json.loads(file.read_bytes())["url"].rpartition(":")[2])
+    for headers in ({}, {"x-pareta-control": "guess"}):
+        answer = await ask(port, "GET", "/v1/tasks", headers={**headers, "x-pareta-org": "org_x"})
+        assert answer.status == 403

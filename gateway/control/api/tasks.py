@@ -15,11 +15,15 @@ from gateway.control.catalog import store
 from gateway.control.catalog.values import Baseline, BoardRow, Task
 from gateway.core import errors
 from gateway.core.errors import Refused
+from gateway.core.matching import Candidate, Matcher
 
 if TYPE_CHECKING:
     from gateway.control.database import Store
 
 MOST_EXAMPLES: Final = 20
+MOST_CANDIDATES: Final = 50
+DEFAULT_CANDIDATES: Final = 5
+MOST_QUERY_LETTERS: Final = 4000
 
 
 class Tasks:
@@ -27,11 +31,13 @@ class Tasks:
 
     def __init__(self, database: Store) -> None:
         self._database = database
+        self._matcher: tuple[int, Matcher] | None = None
 
     def handlers(self) -> Mapping[tuple[str, str], Handler]:
         """By method and template."""
         return {
             ("GET", "/v1/tasks"): self.list,
+            ("POST", "/v1/tasks/match"): self.match,
             ("GET", "/v1/tasks/{task_id}"): self.retrieve,
             ("GET", "/v1/tasks/{task_id}/leaderboard"): self.leaderboard,
             ("GET", "/v1/eval/frontier-models"): self.frontier_models,
@@ -42,6 +48,34 @@ class Tasks:
         del call
         async with self._database.connection() as conn:
             return answer({"tasks": [public_task(task) for task in await store.tasks(conn)]})
+
+    async def match(self, call: Call) -> web.StreamResponse:
+        """Which tasks a sentence may mean."""
+        body = await call.json()
+        query, top_k = body.get("query"), body.get("top_k", DEFAULT_CANDIDATES)
+        if not isinstance(query, str) or not query.strip():
+            raise Refused(errors.unprocessable("query", "must be a text that is not blank"))
+        if len(query) > MOST_QUERY_LETTERS:
+            raise Refused(errors.unprocessable("query", f"has more than {MOST_QUERY_LETTERS} letters"))
+        if type(top_k) is not int or not 1 <= top_k <= MOST_CANDIDATES:
+            raise Refused(errors.unprocessable("top_k", f"must be a whole number from 1 to {MOST_CANDIDATES}"))
+        found = (await self._current_matcher()).match(query, top_k)
+        chosen = None if found.chosen is None else _candidate(found.chosen)
+        return answer(
+            {
+                "query": query,
+                "matched": chosen is not None,
+                "chosen": chosen,
+                "candidates": [_candidate(one) for one in found.candidates],
+                "ambiguous": found.ambiguous,
+                "matcher": "keyword",
+                # What SDKs from 0.2 on read besides.
+                "type": "none" if chosen is None else "task",
+                "confidence": None if chosen is None else chosen["confidence"],
+                "capability": None,
+                "reasoning": None,
+            }
+        )
 
     async def retrieve(self, call: Call) -> web.StreamResponse:
         """One task, with rows to try it on if they are asked for."""
@@ -80,6 +114,14 @@ class Tasks:
         ]
         return answer({"frontier_models": models, "task": wanted})
 
+    async def _current_matcher(self) -> Matcher:
+        """One that knows the catalogue as it is now; building it takes milliseconds, so only when that has changed."""
+        async with self._database.connection() as conn:
+            version = await store.version(conn)
+            if self._matcher is None or self._matcher[0] != version:
+                self._matcher = version, Matcher(await store.tasks(conn))
+        return self._matcher[1]
+
     async def _task(self, task_id: str) -> Task:
         async with self._database.connection() as conn:
             task = await store.task(conn, task_id)
@@ -101,6 +143,10 @@ def public_task(task: Task) -> dict[str, Any]:
         "input_fields": list(task.input_fields),
         "expected_schema": task.expected_schema,
     }
+
+
+def _candidate(one: Candidate) -> dict[str, Any]:
+    return {"task_id": one.task_id, "score": one.score, "confidence": one.confidence}
 
 
 def _entry(name: str, kind: str, row: BoardRow | Baseline) -> dict[str, Any]:

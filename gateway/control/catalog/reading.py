@@ -105,6 +105,19 @@ def read_catalog(files: Mapping[str, bytes]) -> Catalog:
     return catalog
 
 
+def read_tasks(files: Mapping[str, bytes]) -> list[Task]:
+    """Only the tasks of a catalogue.
+
+    Raises:
+        CatalogInvalid: with everything that is wrong with them.
+    """
+    reader = _Reader(files)
+    tasks = reader.tasks()
+    if reader.problems:
+        raise CatalogInvalid(reader.problems)
+    return tasks
+
+
 _MISSING: Final = object()
 
 
@@ -115,7 +128,7 @@ class _Reader:
 
     def read(self) -> Catalog:
         version = self._text(self._object("catalog.json"), "version", "catalog.json", most=100)
-        tasks = [self._task(name) for name in self._names("tasks/")]
+        tasks = self.tasks()
         models = [self._model(row, place) for row, place in self._rows("models.json")]
         vendors = [self._vendor(row, place) for row, place in self._rows("frontier.json")]
         self._unique("models.json", [model.id for model in models])
@@ -154,6 +167,9 @@ class _Reader:
         return Catalog(
             version, tuple(tasks), tuple(models), tuple(vendors), tuple(measured), recommended, digest.digest()
         )
+
+    def tasks(self) -> list[Task]:
+        return [self._task(name) for name in self._names("tasks/")]
 
     # -- the parts
 

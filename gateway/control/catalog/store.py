@@ -34,6 +34,11 @@ async def task(conn: Connection, task_id: str) -> Task | None:
     return _task(row) if row is not None else None
 
 
+async def version(conn: Connection) -> int:
+    """A number that grows with every import that changed something."""
+    return int(await conn.fetchval("SELECT coalesce(max(id), 0) FROM control.catalog_import"))
+
+
 async def board(conn: Connection, task_id: str) -> Board:
     """What was measured on a task; empty for one that is not there."""
     rows = await conn.fetch(
