@@ -1,7 +1,7 @@
 """The watch: one clock for all connections and exchanges of a worker.
 
 Floor: dataplane. Timers per stream would cost more than the streams: one task looks at all of them a few times a
-second, and sends the delivered-so-far of every hold in one call every few seconds. A stream whose hold was lost with
+second, and every few seconds sends the delivered-so-far of every hold, some hundred at a time. A stream whose hold was lost with
 Redis goes on; Postgres carries its hold from then on.
 """
 
@@ -27,6 +27,7 @@ from ledger.errors import LedgerError
 TICK_S = 0.25
 REMEMBER_S = 30.0
 """How long a revoked key is remembered for requests that were let in just before; longer than any wait for a hold."""
+BEATS_AT_ONCE = 500
 log = logging.getLogger("pareta.watch")
 
 Carry = Callable[[Sequence[CarriedBeat]], Awaitable[None]]
@@ -95,21 +96,31 @@ class Watch:
             relay.interrupt(errors.overloaded(), Ending.FAILED)
 
     async def _beat(self) -> None:
+        """Renew all holds, a piece at a time: thousands at once would keep Redis, and this loop, from everybody else."""
+        relays = list(self.relays)
+        pieces = [relays[start : start + BEATS_AT_ONCE] for start in range(0, len(relays), BEATS_AT_ONCE)]
         try:
-            beats = [beat for relay in self.relays if (beat := self._beat_of(relay)) is not None]
-            if beats:
-                lost = await self._counter.heartbeat(beats)
-                await self._carry_lost({beat.hold_id: beat for beat in beats if beat.hold_id in lost})
+            for piece in pieces:
+                await self._beat_for(piece)
+                if len(pieces) > 1:
+                    await asyncio.sleep(self._heartbeat_s / 2 / len(pieces))
         except (CounterUnavailable, LedgerError) as error:
             # The next beat comes in seconds; a hold outlives several missed ones.
             log.warning("heartbeat not delivered: %s", error)
         except Exception:
             log.exception("heartbeat failed")
 
-    async def _carry_lost(self, lost: dict[str, Beat]) -> None:
+    async def _beat_for(self, relays: Sequence[Relay]) -> None:
+        beats = [beat for relay in relays if (beat := self._beat_of(relay)) is not None]
+        if beats:
+            lost = await self._counter.heartbeat(beats)
+            if lost:
+                await self._carry_lost(relays, {beat.hold_id: beat for beat in beats if beat.hold_id in lost})
+
+    async def _carry_lost(self, relays: Sequence[Relay], lost: dict[str, Beat]) -> None:
         """Have Postgres keep the holds of a lost epoch. Others were reaped: their settlement will correct that."""
         carried = []
-        for relay in self.relays:
+        for relay in relays:
             exchange = relay.exchange
             beat = lost.get(exchange.request_id)
             if beat is None or exchange.ending is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import pytest
@@ -14,9 +15,11 @@ from gateway.core.exchange import Ending, Exchange
 from gateway.core.state import Key, Limits, Scope
 from gateway.dataplane.relay import Interrupted, Patience, Relay
 from gateway.dataplane.reply import Reply
-from gateway.dataplane.watch import Carry, Watch
+from gateway.dataplane.server import Handler, Shared
+from gateway.dataplane.watch import BEATS_AT_ONCE, Carry, Watch
 from gateway.edges.metrics import Metrics
-from ledger.counter import CreditCounter
+from gateway.settings import Settings
+from ledger.counter import Beat, CreditCounter
 
 
 class Quiet:
@@ -59,3 +62,36 @@ async def test_a_request_admitted_after_the_drain_costs_nothing() -> None:
     late = relay_of("a" * 24)
     watch.add(late)
     assert await ending_of(late) is Ending.FAILED
+
+
+class Pulse:
+    """A counter that takes note of heartbeats."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    async def heartbeat(self, beats: Sequence[Beat]) -> frozenset[str]:
+        self.calls.append([beat.hold_id for beat in beats])
+        return frozenset()
+
+
+async def test_thousands_of_holds_are_renewed_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call keeps Redis to itself; every hold is renewed once."""
+    monkeypatch.setattr("gateway.dataplane.watch.accrued", lambda exchange, observed: (1, b"{}"))
+    pulse = Pulse()
+    watch = Watch(cast(CreditCounter, pulse), cast(Carry, None), heartbeat_s=0.02, expires_in_s=3)
+    wanted = set()
+    for number in range(2 * BEATS_AT_ONCE + 1):
+        relay = relay_of("a" * 24)
+        relay.exchange.request_id = f"req_{number}"
+        relay.exchange.held_nanos = 5
+        watch.add(relay)
+        wanted.add(relay.exchange.request_id)
+    shared = Shared(settings=Settings(), handler=cast(Handler, None), loop=asyncio.get_running_loop())
+    clock = asyncio.create_task(watch.run(shared))
+    async with asyncio.timeout(5):
+        while sum(map(len, pulse.calls)) < len(wanted):
+            await asyncio.sleep(0.01)
+    clock.cancel()
+    assert max(map(len, pulse.calls)) <= BEATS_AT_ONCE
+    assert sorted(hold for call in pulse.calls[:3] for hold in call) == sorted(wanted)
