@@ -115,6 +115,8 @@ class Settings:
     key_requests_per_minute: int = _setting(0, "Default limit per key; 0 means none.", low=0, high=1 << 31)
     key_tokens_per_minute: int = _setting(0, "Default limit per key; 0 means none.", low=0, high=1 << 40)
     key_concurrent: int = _setting(0, "Default open requests per key; 0 means none.", low=0, high=1 << 31)
+    deploy_timeout_s: float = _setting(600.0, "How long a model may take to become ready.", low=1, high=86_400)
+    max_endpoints: int = _setting(100, "Endpoints that an organization may have.", low=1, high=1_000_000)
     log_requests: bool = _setting(True, "Write one structured line per request to standard output.")
 
     @property

@@ -36,6 +36,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "credit": ("credit", "credit", "Credit: pay in, show the balance."),
     "endpoint": ("endpoint", "endpoint", "Endpoints and the backends behind them."),
     "catalog": ("catalog", "catalog", "Tasks, models and their public names, measurements."),
+    "serving": ("serving", "serving", "What serves the catalogue's open models."),
     "price": ("price", "price", "Price cards of endpoints."),
     "discount": ("discount", "discount", "Discounts of organizations."),
     "receipt": ("receipt", "receipt", "What one request held, used and cost."),

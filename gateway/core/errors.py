@@ -215,6 +215,68 @@ def task_not_found(task: str) -> ApiError:
     )
 
 
+def _shown(text: str) -> str:
+    """A caller's own text, shortened."""
+    return repr(text if len(text) <= 100 else text[:100] + "…")
+
+
+def endpoint_not_found(endpoint: str) -> ApiError:
+    """No such endpoint in this organization; another one's is the same to it."""
+    return ApiError(
+        404,
+        "not_found_error",
+        "endpoint_not_found",
+        f"There is no endpoint {_shown(endpoint)} in this organization.",
+        "endpoint",
+    )
+
+
+def unknown_model(model: str) -> ApiError:
+    """What was named is no open model of that task."""
+    return ApiError(
+        400,
+        "invalid_request_error",
+        "unknown_model",
+        f"The task has no deployable model {_shown(model)}. Its leaderboard lists them; frontier models are none.",
+        "model",
+    )
+
+
+def no_capacity() -> ApiError:
+    """The operator registered nothing that serves this model."""
+    return ApiError(
+        503,
+        "service_unavailable_error",
+        "no_capacity",
+        "This model cannot be deployed at the moment. Choose another one of the board, or try later.",
+        "model",
+        Origin.GATEWAY,
+        should_retry=False,
+    )
+
+
+def name_taken(name: str) -> ApiError:
+    """The organization has an endpoint of that name."""
+    return ApiError(
+        409,
+        "conflict_error",
+        "name_taken",
+        f"There is an endpoint called {_shown(name)} already. Choose another name.",
+        "name",
+        should_retry=False,
+    )
+
+
+def endpoint_quota(most: int) -> ApiError:
+    """The organization may not have more."""
+    return ApiError(
+        403,
+        "permission_error",
+        "endpoint_quota",
+        f"An organization has at most {most} endpoints. Delete one first.",
+    )
+
+
 def model_not_found(model: str) -> ApiError:
     """No endpoint of this organization has that name. The name is the caller's own text, shortened."""
     shown = model if len(model) <= 100 else model[:100] + "…"

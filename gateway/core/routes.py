@@ -41,12 +41,22 @@ def _read(method: str, template: str) -> Route:
     return Route(method, template, Scope.READ)
 
 
+def _full(method: str, template: str) -> Route:
+    return Route(method, template, Scope.FULL)
+
+
 PLATFORM: Final[tuple[Route, ...]] = (
     _read("GET", "/v1/tasks"),
     _read("POST", "/v1/tasks/match"),
     _read("GET", "/v1/tasks/{task_id}"),
     _read("GET", "/v1/tasks/{task_id}/leaderboard"),
     _read("GET", "/v1/eval/frontier-models"),
+    _read("GET", "/v1/endpoints"),
+    _full("POST", "/v1/endpoints"),
+    _read("GET", "/v1/endpoints/{endpoint_id}"),
+    _full("DELETE", "/v1/endpoints/{endpoint_id}"),
+    _full("POST", "/v1/endpoints/{endpoint_id}/start"),
+    _full("POST", "/v1/endpoints/{endpoint_id}/stop"),
 )
 """All of them. A literal segment goes before an id: ``match`` is no task."""
 

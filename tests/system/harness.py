@@ -276,6 +276,10 @@ class Gateway:
         """One POST on a connection of its own."""
         return await ask(self.settings.port, "POST", path, key=key, body=body, **more)
 
+    async def send(self, method: str, path: str, key: str | None) -> Answer:
+        """One request of any method, without a body, on a connection of its own."""
+        return await ask(self.settings.port, method, path, key=key)
+
     async def chat(self, tenant: Tenant, content: str = "Say something.", **fields: Any) -> Answer:
         """A chat completion over a raw socket. ``sim`` reaches the simulator as it is."""
         return await self.post("/v1/chat/completions", tenant.key, chat_body(tenant, content, **fields))

@@ -162,6 +162,8 @@ def parse(raw: bytes, ended: str | None) -> Answer | None:
         length = int(headers["content-length"])
         answer.body = rest[:length]
         is_whole = len(rest) >= length
+    elif answer.status == 204:
+        is_whole = True  # it has no content, and so no length
     elif headers.get("transfer-encoding") == "chunked":
         answer.body, is_whole = _dechunk(rest)
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway.control.catalog.values import Baseline, Board, BoardRow, FrontierModel, Task
+from gateway.control.catalog.values import Baseline, Board, BoardRow, FrontierModel, Named, Task
 
 if TYPE_CHECKING:
     import asyncpg
@@ -71,6 +71,17 @@ async def board(conn: Connection, task_id: str) -> Board:
         frontier=Baseline(**dict(frontier)) if frontier is not None else None,
         recommended=picked[0] if picked else None,
     )
+
+
+async def model_named(conn: Connection, task_id: str, name: str | None) -> Named | None:
+    """The open model that an alias of a task, or a real id on its board, stands for; without a name the recommended."""
+    found = await board(conn, task_id)
+    if name is None:
+        name = found.recommended
+    for row in found.rows:
+        if name in (row.alias, row.model_id):
+            return Named(row.alias, row.model_id)
+    return None
 
 
 async def roster(conn: Connection, task_id: str | None) -> list[FrontierModel]:

@@ -52,6 +52,14 @@ class BoardRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """An open model on a task: its public name there, and the real id."""
+
+    alias: str
+    model_id: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """The frontier model on a board: the best that was measured, with its mean list price a request, micro-USD."""
 

@@ -1,0 +1,79 @@
+"""Drivers: how a model gets addresses that serve it.
+
+Floor: control. A driver turns what the operator registered into backends and says when one of them answers. Its errors
+are sentences that a customer may read: no address, no engine, no real model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from backends.openai_http import HttpLimits, OpenAIHttpBackend
+from backends.protocol import Backend
+from gateway.control.deploys.store import Serving, ServingBackend
+from gateway.control.endpoints import TRITON, kind_of
+
+PROBE_S: Final = 2.0
+PAUSE_S: Final = 0.25
+
+
+class CannotServe(Exception):
+    """The model cannot be served; the text is a public sentence."""
+
+
+class Driver(Protocol):
+    """One way to serve models."""
+
+    async def addresses(self, serving: Serving) -> Sequence[ServingBackend]:
+        """Make sure that engines run or are about to; their addresses.
+
+        Raises:
+            CannotServe: there will be none.
+        """
+
+
+class Static:
+    """Engines that somebody else runs: ``{"backends": [url, …], "options": {…}}``."""
+
+    async def addresses(self, serving: Serving) -> Sequence[ServingBackend]:
+        """Those that were registered."""
+        urls = serving.spec.get("backends")
+        if not isinstance(urls, list) or not urls:
+            raise CannotServe("This model has no capacity at the moment.")
+        options = serving.spec.get("options", {})
+        return [ServingBackend(url, kind_of(url), options) for url in urls]
+
+
+DRIVERS: Final[dict[str, Driver]] = {"static": Static()}
+
+
+async def until_one_answers(backends: Sequence[ServingBackend], model: str, *, patience_s: float) -> None:
+    """Wait until one of the engines says that it is ready.
+
+    Raises:
+        CannotServe: none does in time.
+    """
+    probed = [_backend(one, model) for one in backends]
+    try:
+        async with asyncio.timeout(patience_s):
+            while not any(await asyncio.gather(*(one.probe(PROBE_S) for one in probed))):  # noqa: ASYNC110
+                await asyncio.sleep(PAUSE_S)
+    except TimeoutError:
+        raise CannotServe("The model did not become ready in time.") from None
+    finally:
+        for one in probed:
+            await one.close()
+
+
+def _backend(one: ServingBackend, model: str) -> Backend:
+    if one.kind == TRITON:
+        # Late: most installations have no Triton, and a client of it is large.
+        from backends.triton_backend import TritonBackend
+        from backends.triton_limits import TritonLimits
+
+        return TritonBackend(one.url, model=model, context_tokens=1, folders=(), limits=TritonLimits())
+    return OpenAIHttpBackend(
+        one.url, model=model, health_path=one.options.get("health_path", "/health"), limits=HttpLimits()
+    )

@@ -1,0 +1,147 @@
+"""The loop that brings endpoints up: what is wanted stands in Postgres, and is worked on until it is there.
+
+Floor: control. An endpoint that is ``deploying`` or ``starting`` has one task here, in one process (an advisory lock
+decides which), until it is live, failed, or nobody wants it any more. Nothing is kept in memory that is not in
+Postgres: a process that is killed leaves its endpoints under way, and the next one goes on with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from gateway.control.database import ControlError
+from gateway.control.deploys import store
+from gateway.control.deploys.drivers import CannotServe, Driver, until_one_answers
+from gateway.control.deploys.store import Deployed
+from ledger.core.meters import Meter
+from ledger.core.money import NANOS_PER_MICRO
+from ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from gateway.control.database import Store
+    from ledger.books.ledger import Ledger
+
+LOOK_EVERY_S: Final = 0.25
+STAND_BY_S: Final = 1.0
+RETRY_S: Final = 1.0
+AT_ONCE: Final = 64
+"""Endpoints that are brought up at the same time; the others wait their turn."""
+_LOCK: Final = 0x70617265746164  # "paretad": names this job among advisory locks
+log = logging.getLogger("pareta.deploys")
+
+
+class DeployLoop:
+    """Brings endpoints up.
+
+    Args:
+        patience_s: how long engines may take to become ready.
+    """
+
+    def __init__(self, database: Store, ledger: Ledger, drivers: Mapping[str, Driver], *, patience_s: float) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._drivers = drivers
+        self._patience_s = patience_s
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+
+    def rouse(self) -> None:
+        """Look at once: something was asked for."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled. A Postgres that is away is waited for."""
+        said = ""
+        try:
+            while True:
+                try:
+                    await self._lead()
+                    said = ""
+                except ControlError as error:
+                    if str(error) != said:
+                        said = str(error)
+                        log.warning("Deploys wait: %s", error)
+                await self._end_tasks()
+                await asyncio.sleep(STAND_BY_S)
+        finally:
+            await self._end_tasks()
+
+    async def _lead(self) -> None:
+        """Work for as long as this process holds the lock."""
+        async with self._database.connection() as conn:
+            if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+                return
+            try:
+                while True:
+                    wanted = {one.id: one for one in await store.under_way(conn)}
+                    self._follow(wanted)
+                    self._wake.clear()
+                    try:
+                        await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
+                    except TimeoutError:
+                        continue
+            finally:
+                await conn.fetchval("SELECT pg_advisory_unlock($1)", _LOCK)
+
+    def _follow(self, wanted: Mapping[str, Deployed]) -> None:
+        """Have a task for each endpoint that is under way, and none for others."""
+        for endpoint_id, task in list(self._tasks.items()):
+            if task.done():
+                del self._tasks[endpoint_id]
+            elif endpoint_id not in wanted:
+                task.cancel()
+        for endpoint_id, endpoint in wanted.items():
+            if endpoint_id not in self._tasks and len(self._tasks) < AT_ONCE:
+                self._tasks[endpoint_id] = asyncio.create_task(self._bring_up(endpoint), name=f"bring up {endpoint_id}")
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+        self._tasks.clear()
+
+    async def _bring_up(self, endpoint: Deployed) -> None:
+        try:
+            await self._serve(endpoint)
+        except CannotServe as error:
+            async with self._database.connection() as conn:
+                await store.set_failed(conn, endpoint.id, str(error))
+        except (ControlError, LedgerError) as error:
+            log.warning("The endpoint %s waits: %s", endpoint.id, error)
+            await asyncio.sleep(RETRY_S)
+        except Exception:
+            log.exception("The endpoint %s cannot be brought up.", endpoint.id)
+            async with self._database.connection() as conn:
+                await store.set_failed(conn, endpoint.id, "The deploy failed inside the platform. Start it again.")
+
+    async def _serve(self, endpoint: Deployed) -> None:
+        async with self._database.connection() as conn:
+            await store.set_stage(conn, endpoint.id, "allocating")
+            serving = await store.serving_of(conn, endpoint.model_id) if endpoint.model_id else None
+            backends = await store.backends_of(conn, endpoint.id)
+        real_model = endpoint.real_model
+        if endpoint.model_id is not None:
+            # Else an operator named the engines.
+            if serving is None or (driver := self._drivers.get(serving.driver)) is None:
+                raise CannotServe("This model has no capacity at the moment.")
+            backends, real_model = list(await driver.addresses(serving)), serving.upstream
+            await self._price(endpoint)
+        async with self._database.connection() as conn:
+            await store.set_stage(conn, endpoint.id, "starting")
+        await until_one_answers(backends, real_model, patience_s=self._patience_s)
+        async with self._database.connection() as conn:
+            await store.set_live(conn, endpoint.id, backends, real_model=real_model)
+
+    async def _price(self, endpoint: Deployed) -> None:
+        """Give it the board's price before it is live: no worker may see it without one."""
+        assert endpoint.task_id is not None
+        assert endpoint.model_id is not None
+        async with self._database.connection() as conn:
+            micros = await store.flat_price_micros(conn, endpoint.task_id, endpoint.model_id)
+        if micros is None:
+            raise CannotServe("This model has no price on its task.")
+        await self._ledger.set_price(endpoint.id, {Meter.REQUEST: micros * NANOS_PER_MICRO})
