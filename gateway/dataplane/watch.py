@@ -1,8 +1,8 @@
 """The watch: one clock for all connections and exchanges of a worker.
 
 Floor: dataplane. Timers per stream would cost more than the streams: one task looks at all of them a few times a
-second, and every few seconds sends the delivered-so-far of every hold, some hundred at a time. A stream whose hold was lost with
-Redis goes on; Postgres carries its hold from then on.
+second, and every few seconds sends the delivered-so-far of every hold, some hundred at a time. A stream whose hold was
+lost with Redis goes on; Postgres carries its hold from then on.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Watch:
             relay.interrupt(errors.overloaded(), Ending.FAILED)
 
     async def _beat(self) -> None:
-        """Renew all holds, a piece at a time: thousands at once would keep Redis, and this loop, from everybody else."""
+        """Renew all holds, a piece at a time: thousands at once would keep Redis and this loop from everybody else."""
         relays = list(self.relays)
         pieces = [relays[start : start + BEATS_AT_ONCE] for start in range(0, len(relays), BEATS_AT_ONCE)]
         try:
