@@ -317,7 +317,9 @@ UPGRADE = Reason(
     _has(rb"^upgrade:"),
 )
 WHOLE_HEAD = Reason("The head is bounded as a whole, not only each line of it.", _long_head)
-VERSION = Reason("HTTP/1.0 and 1.1 are what is spoken here.", _has(rb"^[A-Z-]+ +[^ \r\n]+(\r| +[A-Z]*/(?!1\.[01]\r))"))
+VERSION = Reason(
+    "HTTP/1.0 and 1.1 are what is spoken here.", _has(rb"^[A-Z-]+ +[^ \r\n]+([\r\n]| +[A-Z]*/(?!1\.[01]\r))")
+)
 
 REASONS = (FORM, EXPECTATION, REPEATED, CODING, DIGITS, UPGRADE, WHOLE_HEAD, VERSION)
 

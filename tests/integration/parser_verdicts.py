@@ -222,9 +222,15 @@ def engine_connection(pieces: Sequence[bytes]) -> AnswerVerdict:
     reusable = connection.is_usable
     connection.connection_lost(None)
     assert heard.complete is not None, "the receiver hears an end"
-    if not heard.complete:
+    if not heard.complete or _is_no_status(heard.status):
         return AnswerVerdict(heard.status, b"", b"", False, False)
-    return AnswerVerdict(heard.status, heard.headers.get(b"content-type", b""), heard.content, True, reusable)
+    kind = heard.headers.get(b"content-type", b"").rstrip(b" \t")  # only its beginning is looked at
+    return AnswerVerdict(heard.status, kind, heard.content, True, reusable)
+
+
+def _is_no_status(status: int | None) -> bool:
+    """Neither client can do anything with such an answer, whatever its body."""
+    return status is not None and status < 100
 
 
 def aiohttp_client(raw: bytes, parser: Any = ANSWERS_OF_AIOHTTP) -> AnswerVerdict:
@@ -250,7 +256,7 @@ def aiohttp_client(raw: bytes, parser: Any = ANSWERS_OF_AIOHTTP) -> AnswerVerdic
             inner.feed_eof()
         except Exception:
             failed = True
-    if not payload.is_eof() or payload.exception() is not None:
+    if not payload.is_eof() or payload.exception() is not None or _is_no_status(message.code):
         return AnswerVerdict(message.code, b"", b"", False, False)
     reusable = ended_itself and not (failed or upgraded or message.should_close or len(finals) > 1)
     kind = message.headers.getall("Content-Type", [""])[-1].encode("utf-8", "surrogateescape")
