@@ -1,7 +1,7 @@
 """What is counted: which requests, how many, and what one of them is.
 
 Pure. A case is asked in rounds: so many requests at once, each on a connection of its own, the next round when all have
-their answers.
+their answers. The rounds of a paced stream are its tokens: all streams get their next when all have relayed the last.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from benchmarks.peers.scenarios import BURST_TOKENS, SMALL_TOKENS
 
 AT_ONCE = 16
-PACE_MS = 5.0
-SHORT_TOKENS, LONG_TOKENS = 30, 180
-"""Of paced streams: what the longer ones cost more is the cost of the chunks between."""
+WARM_UP_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +19,10 @@ class Case:
     """One case.
 
     Attributes:
-        unit: what the counts are divided by, in words.
+        unit: what the counts are divided by, in words; a round has ``at_once`` of it.
         tokens: of each answer.
-        itl_ms: what the engine waits between two tokens; 0 sends an answer at once.
-        rounds: how many are counted; a few before them are not.
-        less_tokens: the same streams with so many tokens are taken off, and the unit is a token between; 0 takes off
-            nothing.
+        rounds: how many are counted, behind `WARM_UP_ROUNDS` that are not.
+        is_paced: its rounds are the tokens of streams that stay open; else they are requests.
     """
 
     name: str
@@ -35,20 +31,28 @@ class Case:
     tokens: int
     at_once: int
     rounds: int
-    itl_ms: float = 0.0
-    less_tokens: int = 0
+    is_paced: bool = False
 
-    @property
-    def units(self) -> int:
-        """How many units its rounds have."""
-        return self.rounds * self.at_once * ((self.tokens - self.less_tokens) if self.less_tokens else 1)
+
+def _small(name: str, how: str, at_once: int, rounds: int) -> Case:
+    return Case(name, f"small whole request, {how}", False, SMALL_TOKENS, at_once, rounds)
+
+
+def _burst(name: str, how: str, at_once: int, rounds: int) -> Case:
+    return Case(name, f"stream of {BURST_TOKENS} tokens sent at once, {how}", True, BURST_TOKENS, at_once, rounds)
+
+
+def _chunk(name: str, how: str, at_once: int, rounds: int) -> Case:
+    # The last token comes with the end of its stream and is left out.
+    tokens = WARM_UP_ROUNDS + rounds + 2
+    return Case(name, f"chunk of a paced stream, {how}", True, tokens, at_once, rounds, is_paced=True)
 
 
 CASES = (
-    Case("small", "small whole request, one at a time", False, SMALL_TOKENS, 1, 200),
-    Case(f"small-{AT_ONCE}", f"small whole request, {AT_ONCE} at once", False, SMALL_TOKENS, AT_ONCE, 25),
-    Case("burst", f"stream of {BURST_TOKENS} tokens at once, one at a time", True, BURST_TOKENS, 1, 150),
-    Case(f"burst-{AT_ONCE}", f"stream of {BURST_TOKENS} tokens at once, {AT_ONCE} of them", True, BURST_TOKENS, AT_ONCE, 20),
-    Case("chunk", "chunk of a paced stream, one stream", True, LONG_TOKENS, 1, 1, PACE_MS, SHORT_TOKENS),
-    Case(f"chunk-{AT_ONCE}", f"chunk of a paced stream, {AT_ONCE} streams", True, LONG_TOKENS, AT_ONCE, 1, PACE_MS, SHORT_TOKENS),
+    _small("small", "one at a time", 1, 80),
+    _small("small-16", "16 at once", AT_ONCE, 24),
+    _burst("burst", "one at a time", 1, 60),
+    _burst("burst-16", "16 at once", AT_ONCE, 20),
+    _chunk("chunk", "one stream", 1, 150),
+    _chunk("chunk-16", "16 streams", AT_ONCE, 80),
 )

@@ -1,28 +1,29 @@
-"""Start a counted worker, ask it the rounds of a case, and say what each unit of it cost.
+"""Start a counted worker, ask it the rounds of a case, and say what a unit of it cost in the median round.
 
-A worker has chores of its own, by the clock: what they cost while nothing was asked is taken off, for as long as a case
-lasted. What a case leaves to be done behind its last answer (settlements, journal) is waited for.
+The median: a worker has chores of its own, by the clock, and they fall upon rounds now and then. What a round leaves to
+be done behind its answers (settlements, journal) is counted with the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import os
+import re
 import shutil
 import socket
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from benchmarks.budget.cases import Case
+from benchmarks.budget.cases import WARM_UP_ROUNDS, Case
 from benchmarks.load import Distribution, Load, Target
 from benchmarks.load.requests import Requests
 from benchmarks.mock import process as mock_process
@@ -36,17 +37,12 @@ from gateway.stack.processes import Child, Spec, tail
 
 MODEL = "mock"
 PROMPT_TOKENS = 32
-WARM_UP_ROUNDS = 6
-IDLE_S = 1.0
-QUIET_S = 0.25
-"""Settlements are on disk long before, and in Redis."""
 _START_S = 240.0
 """Under callgrind a worker starts slowly."""
 _ANSWER_S = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """Calls of Python functions and of builtins, on the thread of the event loop and on all others."""
 
     loop: float
@@ -54,21 +50,9 @@ class Counts:
     others: float
     others_c: float
 
-    def minus(self, other: Counts, times: float = 1.0) -> Counts:
-        """What is left without so many times the other."""
-        return self._with(other, lambda mine, theirs: mine - times * theirs)
-
-    def per(self, units: float) -> Counts:
-        """For each unit."""
-        return self._with(self, lambda mine, _: mine / units)
-
-    def _with(self, other: Counts, do: Callable[[float, float], float]) -> Counts:
-        return Counts(
-            do(self.loop, other.loop),
-            do(self.loop_c, other.loop_c),
-            do(self.others, other.others),
-            do(self.others_c, other.others_c),
-        )
+    def minus(self, other: Counts) -> Counts:
+        """What came after the other."""
+        return Counts(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 class CountedGateway(MeteredGateway):
@@ -125,42 +109,100 @@ class Worker:
         self.pid, self.target = pid, target
         self._mock = mock
 
-    def ask(self, case: Case, *, tokens: int, rounds: int) -> None:
-        """So many rounds of a case, with answers of so many tokens.
+    def ask(self, case: Case, mark: Callable[[], None]) -> None:
+        """All rounds of a case; ``mark`` is called behind the warm-up and behind each round.
 
         Raises:
             PeerFailed: a request is not answered as it should be.
         """
-        self._mock.pace(itl_ms=case.itl_ms)
+        self._mock.pace(by_hand=case.is_paced)
         load = Load(
             name=case.name,
             stream=case.stream,
             connections=case.at_once,
             prompt_tokens=Distribution("constant", (PROMPT_TOKENS,)),
-            max_tokens=Distribution("constant", (tokens,)),
+            max_tokens=Distribution("constant", (case.tokens,)),
         )
-        # One after the other, so that the prompts of two runs are the same.
-        drawn = Requests(self.target, load, seed=1)
+        requests = Requests(self.target, load, seed=1)
         address = urlsplit(self.target.base_url)
         with ExitStack() as cleanup:
             connections = [
                 cleanup.enter_context(socket.create_connection((address.hostname, address.port), _ANSWER_S))
                 for _ in range(case.at_once)
             ]
-            for _ in range(rounds):
-                for connection in connections:
-                    connection.sendall(drawn.next()[0])
-                for connection in connections:
-                    _read(connection, case)
+            if case.is_paced:
+                self._ask_tokens(connections, requests, case, mark)
+                return
+            for number in range(1 - WARM_UP_ROUNDS, case.rounds + 1):
+                for answer in _sent(connections, requests, case):
+                    answer.read_all()
+                if number >= 0:
+                    mark()
+
+    def _ask_tokens(
+        self, connections: Sequence[socket.socket], requests: Requests, case: Case, mark: Callable[[], None]
+    ) -> None:
+        answers = _sent(connections, requests, case)
+        for answer in answers:
+            answer.read_events(2)  # the role and the first token
+        for number in range(1 - WARM_UP_ROUNDS, case.rounds + 1):
+            self._mock.turn()
+            for answer in answers:
+                answer.read_event()
+            if number >= 0:
+                mark()
+        self._mock.turn()
+        for answer in answers:
+            answer.read_all()
 
 
-def _read(connection: socket.socket, case: Case) -> None:
-    """One answer, which has to be a good one."""
-    answer = http.client.HTTPResponse(connection, method="POST")
-    answer.begin()
-    body = answer.read()
-    if answer.status != 200 or (case.stream and not body.endswith(b"data: [DONE]\n\n")):
-        raise PeerFailed(f"{case.name} was answered with {answer.status}: {body[-200:]!r}")
+def _sent(connections: Sequence[socket.socket], requests: Requests, case: Case) -> list[_Answer]:
+    """Send a request on each, and only then look for answers."""
+    for connection in connections:
+        connection.sendall(requests.next()[0])
+    return [_Answer(connection, is_stream=case.stream) for connection in connections]
+
+
+class _Answer:
+    """What comes back on a connection, which has to be a good answer."""
+
+    def __init__(self, connection: socket.socket, *, is_stream: bool) -> None:
+        self._connection = connection
+        self._is_stream = is_stream
+        self._raw = b""
+        self._events = 0
+
+    def read_events(self, count: int) -> None:
+        """Read until so many events more have come."""
+        self._events += count
+        while self._raw.count(b"data: ") < self._events:
+            self._read()
+
+    def read_event(self) -> None:
+        """Read until another event has come."""
+        self.read_events(1)
+
+    def read_all(self) -> None:
+        """Read to the end."""
+        while not self._is_whole():
+            self._read()
+
+    def _is_whole(self) -> bool:
+        head, blank, body = self._raw.partition(b"\r\n\r\n")
+        if not blank:
+            return False
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise PeerFailed(f"A request was answered by {self._raw[:300]!r}")
+        if self._is_stream:
+            return b"data: [DONE]\n\n" in body and body.endswith(b"\r\n0\r\n\r\n")
+        length = re.search(rb"\r\ncontent-length: *([0-9]+)", head, re.IGNORECASE)
+        return length is not None and len(body) >= int(length[1])
+
+    def _read(self) -> None:
+        data = self._connection.recv(1 << 20)
+        if not data:
+            raise PeerFailed(f"The gateway hung up behind {self._raw[-300:]!r}")
+        self._raw += data
 
 
 @contextmanager
@@ -189,38 +231,20 @@ class Counted:
 
     def __init__(self, worker: Worker, lines: Any) -> None:
         self._worker, self._lines = worker, lines
-        self._idle_per_s = Counts(0, 0, 0, 0)
-
-    def learn_idle(self) -> None:
-        """Count what a worker does without requests."""
-        time.sleep(QUIET_S)
-        start_s, before = time.monotonic(), self._totals()
-        time.sleep(IDLE_S)
-        self._idle_per_s = self._totals().minus(before).per(time.monotonic() - start_s)
 
     def count(self, case: Case) -> Counts:
-        """Calls per unit."""
-        self._worker.ask(case, tokens=case.less_tokens or case.tokens, rounds=WARM_UP_ROUNDS if not case.itl_ms else 1)
-        found = self._whole(case, case.tokens)
-        if case.less_tokens:
-            found = found.minus(self._whole(case, case.less_tokens))
-        return found.per(case.units)
+        """Calls per unit, in the median round."""
+        totals: list[Counts] = []
+        self._worker.ask(case, lambda: totals.append(self._totals()))
+        spent = [after.minus(before) for before, after in pairwise(totals)]
+        return Counts(*(statistics.median(counts) / case.at_once for counts in zip(*spent, strict=True)))
 
     def names(self, case: Case) -> dict[str, float]:
-        """Calls of each function of the event loop's thread per unit; builtins stand in parentheses."""
-        self._worker.ask(case, tokens=case.tokens, rounds=1)
-        before = self._told("names")
-        self._worker.ask(case, tokens=case.tokens, rounds=case.rounds)
-        time.sleep(QUIET_S)
-        units = case.rounds * case.at_once * (case.tokens if case.less_tokens else 1)
-        return {name: (count - before.get(name, 0)) / units for name, count in self._told("names").items()}
-
-    def _whole(self, case: Case, tokens: int) -> Counts:
-        time.sleep(QUIET_S)
-        start_s, before = time.monotonic(), self._totals()
-        self._worker.ask(case, tokens=tokens, rounds=case.rounds)
-        time.sleep(QUIET_S)
-        return self._totals().minus(before).minus(self._idle_per_s, time.monotonic() - start_s)
+        """Calls of each function of the event loop's thread per unit, in the mean; builtins stand in parentheses."""
+        told: list[Mapping[str, int]] = []
+        self._worker.ask(case, lambda: told.append(self._told("names")))
+        before, after, units = told[0], told[-1], case.rounds * case.at_once
+        return {name: (count - before.get(name, 0)) / units for name, count in after.items()}
 
     def _totals(self) -> Counts:
         told = self._told("totals")
@@ -259,6 +283,4 @@ def counted() -> Iterator[Counted]:
         worker = cleanup.enter_context(running(str(path), work=work))
         asking = cleanup.enter_context(socket.socket(socket.AF_UNIX))
         asking.connect(str(path))
-        found = Counted(worker, cleanup.enter_context(asking.makefile("rw")))
-        found.learn_idle()
-        yield found
+        yield Counted(worker, cleanup.enter_context(asking.makefile("rw")))

@@ -1,0 +1,85 @@
+"""Instructions per unit of a case, counted by callgrind: slow, exact to a part in a hundred, and none of the kernel's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.budget.cases import Case
+from benchmarks.budget.rounds import Worker, folder, running
+
+IDLE_S = 5.0
+_MOST_ROUNDS = 20
+_TOTAL = re.compile(r"^(?:totals|summary): ([0-9]+)", re.MULTILINE)
+
+
+def is_here() -> bool:
+    """Whether valgrind is installed."""
+    return shutil.which("valgrind") is not None and shutil.which("callgrind_control") is not None
+
+
+def instructions(cases: Sequence[Case]) -> dict[str, int]:
+    """Instructions of the whole worker process per unit of each case, its chores of that time taken off.
+
+    Raises:
+        PeerFailed: the worker does not start under valgrind.
+    """
+    with ExitStack() as cleanup:
+        work = cleanup.enter_context(folder())
+        out = work / "callgrind.out"
+        # Not `--instr-atstart=no`: what valgrind has translated before it counts is translated again.
+        prefix = ("valgrind", "--tool=callgrind", "--quiet", f"--callgrind-out-file={out}")
+        worker = cleanup.enter_context(running(prefix=prefix, work=work))
+        counting = _Counting(worker, work)
+        start_s = time.monotonic()
+        counting.begin()
+        time.sleep(IDLE_S)
+        idle_per_s = counting.end() / (time.monotonic() - start_s)
+        return {case.name: round(_of_case(worker, counting, case, idle_per_s)) for case in cases}
+
+
+def _of_case(worker: Worker, counting: _Counting, case: Case, idle_per_s: float) -> float:
+    few = replace(case, rounds=min(case.rounds, _MOST_ROUNDS))
+    marks = 0
+    start_s = 0.0
+    spent = 0.0
+
+    def mark() -> None:
+        nonlocal marks, start_s, spent
+        if marks == 0:
+            start_s = time.monotonic()
+            counting.begin()
+        elif marks == few.rounds:
+            spent = counting.end() - idle_per_s * (time.monotonic() - start_s)
+        marks += 1
+
+    worker.ask(few, mark)
+    return spent / (few.rounds * few.at_once)
+
+
+class _Counting:
+    """Tells callgrind when to begin and to end."""
+
+    def __init__(self, worker: Worker, work: Path) -> None:
+        self._pid, self._work = worker.pid, work
+
+    def begin(self) -> None:
+        """From zero."""
+        self._control("--zero")
+
+    def end(self) -> int:
+        """How many instructions there were since."""
+        before = set(self._work.glob("callgrind.out*"))
+        self._control("--dump")
+        [dump] = set(self._work.glob("callgrind.out*")) - before
+        found = _TOTAL.findall(dump.read_text())
+        return int(found[-1])
+
+    def _control(self, what: str) -> None:
+        subprocess.run(["callgrind_control", what, str(self._pid)], check=True, capture_output=True, timeout=120)
