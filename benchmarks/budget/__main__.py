@@ -79,11 +79,11 @@ def _table(
         budget = known.get(case.name)
         counts, beside = found[case.name], budget.counts if budget else None
         row = [case.name, case.unit]
-        row += [_figure(counts.loop, beside and beside.loop), _figure(counts.loop_c, beside and beside.loop_c)]
-        others = beside and beside.others + beside.others_c
-        row.append(_figure(counts.others + counts.others_c, others))
+        row.append(_figure(counts.loop, beside.loop if beside else None))
+        row.append(_figure(counts.loop_c, beside.loop_c if beside else None))
+        row.append(_figure(counts.others + counts.others_c, beside.others + beside.others_c if beside else None))
         if instructions:
-            row.append(_figure(instructions[case.name], budget and budget.instructions))
+            row.append(_figure(instructions[case.name], budget.instructions if budget else None))
         table.add_row(*row, f"{budget.date}: {budget.reason}" if budget else "")
     return table
 

@@ -1,4 +1,4 @@
-"""Instructions per unit of a case, counted by callgrind: slow, exact to a part in a hundred, and none of the kernel's."""
+"""Instructions per unit of a case, counted by callgrind: slow, good to a part in a hundred, without the kernel's."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ class MockEngine:
 
 
 class Wheel:
-    """All streams with the same time between tokens; one that is turned by hand waits for `turn` instead of the clock."""
+    """All streams with the same time between tokens; one that is turned by hand waits for `turn`, not for the clock."""
 
     def __init__(self, engine: MockEngine, itl_s: float, *, by_hand: bool = False) -> None:
         self._engine = engine
