@@ -53,6 +53,10 @@ def main(names: Sequence[str], reason: str | None, where: str | None, with_instr
         )
     known = budgets.read()
     python = budgets.version()
+    if known and python not in known:
+        console.print(
+            f"Python {python} has no budgets of its own: the largest of {', '.join(known)} hold, more loosely."
+        )
     console.print(_table(cases, found, instructions, known.get(python, {})))
     over = [
         said

@@ -34,7 +34,9 @@ def instructions(cases: Sequence[Case]) -> dict[str, int]:
         work = cleanup.enter_context(folder())
         out = work / "callgrind.out"
         # Not `--instr-atstart=no`: what valgrind has translated before it counts is translated again.
-        prefix = ("valgrind", "--tool=callgrind", "--quiet", f"--callgrind-out-file={out}")
+        valgrind = shutil.which("valgrind")
+        assert valgrind is not None
+        prefix = (valgrind, "--tool=callgrind", "--quiet", f"--callgrind-out-file={out}")
         worker = cleanup.enter_context(running(prefix=prefix, work=work))
         counting = _Counting(worker, work)
         start_s = time.monotonic()
