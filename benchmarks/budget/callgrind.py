@@ -13,9 +13,11 @@ from pathlib import Path
 
 from benchmarks.budget.cases import Case
 from benchmarks.budget.rounds import Worker, folder, running
+from benchmarks.peers.peer import PeerFailed
 
 IDLE_S = 5.0
 _MOST_ROUNDS = 20
+_DUMP_S = 60.0
 _TOTAL = re.compile(r"^(?:totals|summary): ([0-9]+)", re.MULTILINE)
 
 
@@ -77,11 +79,17 @@ class _Counting:
 
     def end(self) -> int:
         """How many instructions there were since."""
-        before = set(self._work.glob("callgrind.out*"))
+        before = self._dumps()
         self._control("--dump")
-        [dump] = set(self._work.glob("callgrind.out*")) - before
-        found = _TOTAL.findall(dump.read_text())
+        give_up_s = time.monotonic() + _DUMP_S
+        while not (new := self._dumps() - before) or not (found := _TOTAL.findall(new.pop().read_text())):
+            if time.monotonic() > give_up_s:
+                raise PeerFailed("callgrind does not say what it has counted.")
+            time.sleep(0.05)
         return int(found[-1])
 
+    def _dumps(self) -> set[Path]:
+        return set(self._work.glob("callgrind.out*"))
+
     def _control(self, what: str) -> None:
-        subprocess.run(["callgrind_control", what, str(self._pid)], check=True, capture_output=True, timeout=120)
+        subprocess.run(["callgrind_control", what, str(self._pid)], check=True, capture_output=True, timeout=_DUMP_S)
