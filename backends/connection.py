@@ -98,7 +98,7 @@ class EngineConnection(asyncio.Protocol):
         except httptools.HttpParserCallbackError:
             self._break(malformed=True)
             raise  # not the engine's fault but a bug of ours: the loop's handler shall show it
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the latter for a 101 that nobody asked for
             self._break(malformed=True)
         else:
             if self._pieces:

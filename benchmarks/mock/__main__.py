@@ -1,6 +1,7 @@
 """``python -m benchmarks.mock --port 9000 --itl-ms 10``: serve until a signal. Prints ``ready mock http://…`` first.
 
-``POST /mock/pace`` with ``{"ttft_ms": 0, "itl_ms": 10}`` changes the pace of what is asked from then on.
+``POST /mock/pace`` with ``{"ttft_ms": 0, "itl_ms": 10}`` changes the pace of what is asked from then on. With
+``"by_hand": true`` beside them, streams get their next token when ``POST /mock/turn`` asks for it.
 """
 
 from __future__ import annotations

@@ -33,10 +33,23 @@ class MockProcess:
         """Its process id."""
         return self.process.pid
 
-    def pace(self, *, ttft_ms: float = 0.0, itl_ms: float = 0.0) -> None:
-        """Change the pace of all that is asked from now on."""
-        body = json.dumps({"ttft_ms": ttft_ms, "itl_ms": itl_ms}).encode()
-        with _OPENER.open(f"{self.url}/mock/pace", data=body, timeout=_CONTROL_S) as answer:
+    def pace(self, *, ttft_ms: float = 0.0, itl_ms: float = 0.0, by_hand: bool = False) -> None:
+        """Change the pace of all that is asked from now on.
+
+        Args:
+            by_hand: streams get their first token at once, and each further one by `turn`.
+        """
+        # By hand any time between tokens will do, but none would mean all at once.
+        pace = {"ttft_ms": ttft_ms, "itl_ms": 1.0 if by_hand else itl_ms, "by_hand": by_hand}
+        self._tell("pace", pace)
+
+    def turn(self) -> None:
+        """A token for each stream that is paced by hand."""
+        self._tell("turn", {})
+
+    def _tell(self, what: str, content: object) -> None:
+        body = json.dumps(content).encode()
+        with _OPENER.open(f"{self.url}/mock/{what}", data=body, timeout=_CONTROL_S) as answer:
             answer.read()
 
     def stop(self) -> None:

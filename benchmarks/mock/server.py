@@ -67,6 +67,7 @@ class MockEngine:
         self._numbers = count()
         self._wheels: dict[float, Wheel] = {}
         self._ttft_s, self._itl_s = ttft_s, itl_s
+        self._hand: Wheel | None = None
 
     def serve(self) -> None:
         """Loop."""
@@ -226,6 +227,8 @@ class MockEngine:
         self._ended(client)
 
     def _wheel(self) -> Wheel:
+        if self._hand is not None:
+            return self._hand
         wheel = self._wheels.get(self._itl_s)
         if wheel is None:
             wheel = self._wheels[self._itl_s] = Wheel(self, self._itl_s)
@@ -239,7 +242,12 @@ class MockEngine:
         if path == b"/mock/pace":
             pace = json.loads(asked.body)
             self._ttft_s, self._itl_s = pace["ttft_ms"] / 1e3, pace["itl_ms"] / 1e3
+            self._hand = Wheel(self, self._itl_s, by_hand=True) if pace.get("by_hand") else None
             return respond(pace)
+        if path == b"/mock/turn":
+            if self._hand is not None:
+                self._hand.turn()
+            return respond({})
         if path.startswith((b"/health", b"/get_", b"/server_info", b"/model_info", b"/ready", b"/live")):
             return respond({"status": "ok"})
         error = {"message": "There is no such path.", "type": "NotFoundError", "code": 404}
@@ -247,11 +255,12 @@ class MockEngine:
 
 
 class Wheel:
-    """All streams with the same time between tokens."""
+    """All streams with the same time between tokens; one that is turned by hand waits for `turn`, not for the clock."""
 
-    def __init__(self, engine: MockEngine, itl_s: float) -> None:
+    def __init__(self, engine: MockEngine, itl_s: float, *, by_hand: bool = False) -> None:
         self._engine = engine
-        slots = max(1, round(itl_s / _SLOT_S))
+        self._by_hand = by_hand
+        slots = 1 if by_hand else max(1, round(itl_s / _SLOT_S))
         self._every_s = itl_s / slots
         self._slots: list[list[Client]] = [[] for _ in range(slots)]
         self._turns = 0
@@ -263,11 +272,11 @@ class Wheel:
         # The slot before the one that comes next is the one that comes last.
         self._slots[(self._turns - 1) % len(self._slots)].append(client)
         self._streams += 1
-        if self._streams == 1:
+        if self._streams == 1 and not self._by_hand:
             self._due_s = time.monotonic() + self._every_s
-            self._engine.at(self._due_s, self._turn)
+            self._engine.at(self._due_s, self.turn)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """A token for each stream of this slot."""
         engine = self._engine
         answers = engine.answers
@@ -298,7 +307,7 @@ class Wheel:
         self._slots[slot] = staying
         self._streams -= len(waiting) - len(staying)
         self._turns += 1
-        if self._streams:
+        if self._streams and not self._by_hand:
             now_s = time.monotonic()
             self._due_s = max(self._due_s + self._every_s, now_s - _CATCH_UP_S)
-            engine.at(self._due_s, self._turn)
+            engine.at(self._due_s, self.turn)

@@ -128,12 +128,16 @@ class Relay:
             self._call = await backend.open(request, self)
             if self._reply.is_paused:
                 self._call.pause()
-            return await self._done
+            answer = await self._done
+            # It knows this relay: in such a circle a whole answer would lie until the collector comes round.
+            self._call = None
+            return answer
         except BaseException:
             if self._call is not None:
                 self._call.cancel()
             raise
         finally:
+            self._done = None
             if self._extension is not None:
                 self._extension.stop()
             self.exchange.upstream_done_s = time.monotonic()

@@ -41,6 +41,7 @@ WANTED_HEADERS = frozenset(
         b"content-length",
         b"content-type",
         b"expect",
+        b"host",
         b"idempotency-key",
         b"transfer-encoding",
         b"x-request-id",
@@ -284,7 +285,7 @@ class Connection(asyncio.Protocol):
         if name in WANTED_HEADERS:
             if name in self._headers:
                 self._refused = errors.malformed_http()
-            self._headers[name] = value
+            self._headers[name] = value.rstrip(b" \t")  # llhttp takes the blanks before a value off, not those behind
 
     def on_headers_complete(self) -> None:
         """Refuse what is too large before it is read; answer an expectation."""
@@ -303,6 +304,10 @@ class Connection(asyncio.Protocol):
             self._refused = self._refused or errors.body_too_large(settings.max_body_bytes)
         if self._parser.should_upgrade() and (length.strip(b"0") or b"transfer-encoding" in self._headers):
             self._refused = self._refused or errors.malformed_http()  # llhttp would take the body for the new protocol
+        if b"transfer-encoding" in self._headers and self._headers[b"transfer-encoding"].lower() != b"chunked":
+            self._refused = self._refused or errors.malformed_http()  # nobody here takes another coding off
+        if b"host" not in self._headers and self._parser.get_http_version() == "1.1":
+            self._refused = self._refused or errors.malformed_http()  # RFC 9112 3.2
         expect = self._headers.get(b"expect")
         if expect is not None and self._refused is None:
             if expect.lower() != b"100-continue":

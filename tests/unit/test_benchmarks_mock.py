@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -97,6 +98,27 @@ def test_the_pace_is_kept(engine: MockProcess) -> None:
     ask(connection, max_tokens=6).read()
     assert time.monotonic() - begun_s >= 0.08 + 5 * 0.02
     connection.close()
+
+
+def test_streams_that_are_paced_by_hand_wait_for_each_turn(engine: MockProcess) -> None:
+    """One event for each turn and each stream, and nothing by the clock; the last turn brings the end."""
+    engine.pace(by_hand=True)
+    streams = [http.client.HTTPConnection(*address(engine), timeout=10) for _ in range(2)]
+    answers = [ask(stream, stream=True, max_tokens=3) for stream in streams]
+    for answer in answers:
+        assert b'"role"' in answer.readline()
+        assert answer.readline() == b"\n"
+        assert b'"content"' in answer.readline()
+        assert answer.readline() == b"\n"
+    engine.turn()
+    for answer in answers:
+        assert b'"content"' in answer.readline()
+        assert answer.readline() == b"\n"
+    assert select.select([stream.sock for stream in streams], [], [], 0.3)[0] == [], "by the clock comes nothing"
+    engine.turn()
+    for stream, answer in zip(streams, answers, strict=True):
+        assert len(events(answer.read())) == 2, "the last token, and why it ends"
+        stream.close()
 
 
 def test_a_client_that_does_not_read_holds_up_nobody(engine: MockProcess) -> None:
