@@ -283,9 +283,11 @@ class Connection(asyncio.Protocol):
         self._head_size += len(name) + len(value) + 4
         name = name.lower()
         if name in WANTED_HEADERS:
-            if name in self._headers:
+            if name not in self._headers:
+                # llhttp takes the blanks before a value off, not those behind.
+                self._headers[name] = value.rstrip(b" \t")
+            elif name != b"content-type":  # which decides nothing here: the first one counts
                 self._refused = errors.malformed_http()
-            self._headers[name] = value.rstrip(b" \t")  # llhttp takes the blanks before a value off, not those behind
 
     def on_headers_complete(self) -> None:
         """Refuse what is too large before it is read; answer an expectation."""
