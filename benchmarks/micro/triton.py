@@ -1,12 +1,12 @@
 """What a streamed message of Triton's costs: a whole gateway, metering on, beside the least client there can be.
 
-    python -m benchmarks.micro.triton [--rounds 5] [--streams 1 --streams 16 --streams 64] [--itl-ms 0] [--real] [--json]
+    python -m benchmarks.micro.triton [--rounds 5] [--streams 1 --streams 16] [--itl-ms 0] [--real] [--json]
 
-Both read the same answers from the same server, in turns. The server (`benchmarks.micro.triton_replay`; with ``--real``
-Triton itself with models of this project) runs on the other cores; so do the databases and the client of the gateway.
-The least client (`benchmarks.micro.triton_stub`) is the generated stub on ``grpc.aio``, the text decoded, nothing else. The
-gateway does all that it does for customers: it reads the request, holds credit, writes the prompt, decodes, looks for
-stop texts, writes events to the client's socket, counts, settles and journals.
+Both read the same answers from the same server, in turns. The server (`benchmarks.micro.triton_replay`; with
+``--real`` Triton itself with models of this project) runs on the other cores; so do the databases and the client of the
+gateway. The least client (`benchmarks.micro.triton_stub`) is the generated stub on ``grpc.aio``, the text decoded,
+nothing else. The gateway does all that it does for customers: it reads the request, holds credit, writes the prompt,
+decodes, looks for stop texts, writes events to the client's socket, counts, settles and journals.
 
 The figure is CPU time of the process, all its threads, over a known number of messages, the requests' own cost
 included. The ratio is the stub's cost divided by the gateway's in the same round: above 1 the gateway is cheaper.
@@ -15,6 +15,7 @@ included. The ratio is the stub's cost divided by the gateway's in the same roun
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import select
@@ -31,7 +32,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-import asyncio
 from benchmarks.micro.triton_replay import MODELS
 from benchmarks.micro.triton_stub import prompt
 from benchmarks.processes import pin
@@ -110,7 +110,7 @@ class Customer:
         tails = dict.fromkeys(socks, b"")
         before_s = cpu_s(self._worker)
         asked = events = 0
-        for number, sock in socks.items():
+        for sock in socks.values():
             poll.register(sock, select.EPOLLIN)
             sock.sendall(data)
             asked += 1

@@ -159,7 +159,7 @@ def _tensors(model: str, text: bytes, *, is_last: bool) -> list[tuple[str, DataT
             ("sequence_index", DataType.INT32, batch, zero),
             ("num_output_tokens", DataType.INT32, batch, one),
         ]
-    told = [
+    told: list[tuple[str, DataType, tuple[int, ...], bytes]] = [
         ("text_output", DataType.BYTES, (1,), pack_bytes([text])),
         ("finish_reason", DataType.BYTES, (1,), reason),
     ]

@@ -20,10 +20,10 @@ import grpc.aio
 import uvloop
 
 from backends.triton_limits import TritonLimits
+from backends.triton_server.interfaces import INTERFACES, Interface
 from backends.triton_stubs import messages
 from backends.wire.sampling import Sampling
 from backends.wire.triton import ModelInfo, TensorInfo, detect
-from backends.triton_server.interfaces import INTERFACES, Interface
 from benchmarks.processes import end_with_parent
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
