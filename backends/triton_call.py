@@ -120,11 +120,8 @@ class TritonCall:
             self._fail(failure)
             return
         self._push()
-        if self._is_over():
-            return
         self._stop_if_done()
-        if self._has_read_all and not self._writer.is_waiting and not self._is_over():
-            self._finish()
+        self._finish_if_read()
         self._hold_or_release()
 
     def cut(self, usage: TokenUsage) -> None:
@@ -209,10 +206,8 @@ class TritonCall:
         """The engine has said all; its end may still have to wait for an allowance."""
         self._has_read_all = True
         self._write(self._reader.finish())
-        if self._writer.is_waiting:
-            self._hold_or_release()
-        else:
-            self._finish()
+        self._hold_or_release()
+        self._finish_if_read()
 
     def _collect(self, events: bytes) -> None:
         if events:
@@ -253,6 +248,10 @@ class TritonCall:
             self._finish()
             # It was told of the stop texts too, and may be about to end by itself.
             self._wait_for_its_end(STOP_GRACE_S)
+
+    def _finish_if_read(self) -> None:
+        if self._has_read_all and not self._writer.is_waiting and not self._over:
+            self._finish()
 
     def _finish(self) -> None:
         self._push()
