@@ -115,7 +115,8 @@ class TritonCall:
         if self._over or not self._writer.is_waiting:
             return
         try:
-            self._collect(self._writer.go_on())
+            if events := self._writer.go_on():
+                self._events.append(events)
         except BackendFailure as failure:
             self._fail(failure)
             return
@@ -199,8 +200,10 @@ class TritonCall:
             self._stop_if_done()
 
     def _write(self, pieces: Iterable[Piece]) -> None:
+        feed, events = self._writer.feed, self._events
         for piece in pieces:
-            self._collect(self._writer.feed(piece))
+            if event := feed(piece):
+                events.append(event)
 
     def _end_of_answer(self) -> None:
         """The engine has said all; its end may still have to wait for an allowance."""
@@ -209,13 +212,10 @@ class TritonCall:
         self._hold_or_release()
         self._finish_if_read()
 
-    def _collect(self, events: bytes) -> None:
-        if events:
-            self._events.append(events)
-
     def _push(self) -> None:
-        events, self._events = self._events, []
+        events = self._events
         if events:
+            self._events = []
             self._sink.events(events[0] if len(events) == 1 else b"".join(events))
 
     def _hold_or_release(self) -> None:

@@ -11,7 +11,7 @@ Whatever does not fit, in any way, is protobuf's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from backends.triton_stubs import messages
 from backends.wire.failure import BackendFailure, FailureCode, Phase
 from backends.wire.triton.errors import in_band_failure
+from backends.wire.triton.outputs import Outputs, Place
 from backends.wire.triton.tensors import DataType, OutputTensor
 
 FINAL_RESPONSE = "triton_final_response"
@@ -30,39 +31,6 @@ _INFER_RESPONSE = 0x12
 _CONTENT = 0x32
 """Field 6 of `ModelInferResponse`, ``raw_output_contents``, of the type with a length."""
 
-_Place = tuple[int, DataType, tuple[int, ...]]
-
-
-class Outputs(Mapping[str, OutputTensor]):
-    """The tensors of a response, each made when it is asked for: most are of no interest, and there are thousands of
-    responses a second. A tensor of a type that we don't know counts as absent."""
-
-    __slots__ = ("_contents", "_places")
-
-    def __init__(self, places: dict[str, _Place], contents: list[bytes]) -> None:
-        self._places = places
-        self._contents = contents
-
-    def __getitem__(self, name: str) -> OutputTensor:
-        place, datatype, shape = self._places[name]
-        return OutputTensor(datatype, shape, self._contents[place])
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """As of any mapping, without an exception for what is absent."""
-        found = self._places.get(name)
-        if found is None:
-            return default
-        return OutputTensor(found[1], found[2], self._contents[found[0]])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
 
 class ResponseParser:
     """Parses the responses of one stream, in any order."""
@@ -72,7 +40,7 @@ class ResponseParser:
     def __init__(self) -> None:
         self._head = b""  # of the last response: all of its fields that stand before the contents
         self._heads = 0
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
         self._count = 0
         self._is_final = False  # of a response with this head
         self.is_final = False
@@ -118,7 +86,7 @@ class ResponseParser:
             self._learn(data, start, answer, places, len(contents))
         return Outputs(places, contents)
 
-    def _learn(self, data: bytes, start: int, answer: Any, places: dict[str, _Place], count: int) -> None:
+    def _learn(self, data: bytes, start: int, answer: Any, places: dict[str, Place], count: int) -> None:
         """Keep the head of this response, if protobuf says that it is all there is besides the contents."""
         self._heads += 1
         end = _end_of_head(data, start)

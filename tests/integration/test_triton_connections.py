@@ -173,9 +173,8 @@ async def test_a_cancel_reaches_the_server() -> None:
         try:
             async for message in endless(asked, context):
                 yield message
-        except asyncio.CancelledError:
+        finally:
             cancelled.set()
-            raise
 
     async with serving(answer) as port, connections_to(port) as connections:
         heard = ask(connections)

@@ -62,7 +62,7 @@ class ChoiceMeter:
 
     def generated(self, text: str) -> None:
         """Text that came, with all marks and with the stop text that ended it."""
-        if self._count is not None:
+        if self._count is not None and not self._has_report:  # an engine that counts is believed
             self._hidden += text
 
     def reasoned(self, text: str) -> None:
