@@ -105,6 +105,8 @@ class TritonConnection(asyncio.Protocol):
             return
         if not self.ready.done() and http2.has_settings:
             self.ready.set_result(None)
+        if http2.is_leaving and not http2.streams:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Every stream on it is lost with it."""
@@ -169,7 +171,7 @@ class TritonConnections:
         http2 = connection.http2
         while self._waiting and http2.can_open:
             self._begin_first(connection)
-        if not http2.streams and (http2.is_leaving or self._is_closed or connection not in self._open[:1]):
+        if not http2.streams and (http2.is_leaving or self._is_closed or self._is_spare(connection)):
             asyncio.get_running_loop().call_soon(connection.close)  # it may be in the middle of a read
 
     async def close(self) -> None:
@@ -186,6 +188,9 @@ class TritonConnections:
             await asyncio.wait([connection.closed for connection in connections], timeout=CLOSING_S)
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _is_spare(self, connection: TritonConnection) -> bool:
+        return any(other is not connection and not other.http2.is_leaving for other in self._open)
 
     def _connect(self) -> None:
         if self._connecting is None and not self._is_closed:

@@ -237,6 +237,7 @@ async def test_a_farewell_moves_new_streams_elsewhere() -> None:
             await asyncio.sleep(0.2)
         assert {await one.status() for one in heard} == {"OK"}
         assert {len(one.messages) for one in heard} == {100}
+        await until(lambda: not connections._open)  # an idle one that was told to go is not kept
 
 
 async def test_nobody_is_there() -> None:
