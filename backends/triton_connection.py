@@ -172,6 +172,7 @@ class TritonConnections:
         while self._waiting and http2.can_open:
             self._begin_first(connection)
         if not http2.streams and (http2.is_leaving or self._is_closed or self._is_spare(connection)):
+            self._was_lost(connection)
             asyncio.get_running_loop().call_soon(connection.close)  # it may be in the middle of a read
 
     async def close(self) -> None:
