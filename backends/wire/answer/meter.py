@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from backends.wire.sampling import Piece
 
-_SEGMENT_CHARS = 1024
+_SEGMENT_CHARS = 256
+"""So much text at most is counted again when it is asked how many tokens there are, as it is near a bound."""
 
 TokenCount = Callable[[str], int]
 
