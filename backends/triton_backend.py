@@ -11,6 +11,7 @@ import importlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -89,7 +90,7 @@ class TritonBackend:
         self._channel: TritonChannel | None = None
         self._model: TritonModel | None = None
         self._loading: asyncio.Task[TritonModel] | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[TritonCall | asyncio.Task[None]] = set()
         self._is_closed = False
         self._is_suspect = False
         self._complaint = ""
@@ -109,18 +110,19 @@ class TritonBackend:
         from backends.triton_call import TritonCall
 
         call = TritonCall(
-            channel.infer(self._address.model, request.answer_id, prepared.inputs),
+            partial(channel.infer, self._address.model, request.answer_id, prepared.inputs),
             request=request,
             reader=model.reader(prepared),
             writer=model.writer(request, prepared, sink.allowance),
             sink=sink,
             idle_s=self._limits.idle_s,
+            deadline_s=self._limits.deadline_s,
             max_answer_bytes=self._limits.max_answer_bytes,
             heard=self._has_spoken,
             broke=self._has_failed,
+            gone=self._call_ended,
         )
-        self._running.add(call.task)
-        call.task.add_done_callback(self._call_ended)
+        self._running.add(call)
         return call
 
     async def probe(self, timeout_s: float) -> bool:
@@ -227,12 +229,8 @@ class TritonBackend:
         from backends.triton_model import ask_for_one_token
 
         assert self._channel is not None
-        stream = self._channel.infer(self._address.model, "probe", ask_for_one_token(model))
-        try:
-            if await stream.read(Phase.HEAD) is None:
-                return False
-        finally:
-            stream.cancel()
+        if not await self._channel.answers(self._address.model, ask_for_one_token(model)):
+            return False
         self._is_suspect = False
         return True
 
@@ -246,8 +244,8 @@ class TritonBackend:
             if self._channel is None:  # nobody was faster
                 self._channel = module.TritonChannel(self._address.target, self._limits)
 
-    def _call_ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+    def _call_ended(self, call: TritonCall) -> None:
+        self._running.discard(call)
         if self._is_closed and not self._running:
             closing = asyncio.get_running_loop().create_task(self._disconnect())
             self._running.add(closing)

@@ -3,42 +3,36 @@
 Floor: edge. The only module besides `backends.triton_control` that knows grpc. Loading it costs a worker 20 MB, so
 `backends.triton_backend` loads it when the first Triton endpoint is called.
 
-A stream of Triton's takes many requests; ours takes one and is half-closed at once, which on the wire is the same as a
-call with one request and many responses, and is made as such.
+grpc's library serves the calls with one answer. Streams go by `backends.triton_connection`. A stream of Triton's takes
+many requests; ours takes one and is half-closed at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from backends.triton_connection import InferStream, TritonConnections
 from backends.triton_limits import TritonLimits
+from backends.triton_responses import ResponseParser
 from backends.triton_stubs import messages
-from backends.wire.failure import BackendFailure, FailureCode, Phase
-from backends.wire.triton.errors import in_band_failure, transport_failure
+from backends.wire.failure import BackendFailure, Phase
+from backends.wire.triton.errors import transport_failure
+from backends.wire.triton.grpc_messages import MessageReceiver
 from backends.wire.triton.metadata import ModelInfo, TensorInfo
-from backends.wire.triton.tensors import DataType, InputTensor, OutputTensor
+from backends.wire.triton.tensors import InputTensor
 
 SERVICE = "/inference.GRPCInferenceService/"
-FINAL_RESPONSE = "triton_final_response"
 ASK_FINAL_RESPONSE = "triton_enable_empty_final_response"
-_KNOWN_TYPES = {datatype.value: datatype for datatype in DataType}
-
-
-@dataclass(frozen=True, slots=True)
-class StreamedResponse:
-    """One response of a stream. A tensor of a type that we don't know counts as absent."""
-
-    outputs: Mapping[str, OutputTensor]
-    is_final: bool
 
 
 class TritonChannel:
-    """The connection of one process to one server; gRPC makes and mends it by itself.
+    """What one process has with one server: gRPC's connection, and those of the streams.
 
     Args:
         target: ``host:port``.
@@ -48,20 +42,31 @@ class TritonChannel:
     def __init__(self, target: str, limits: TritonLimits) -> None:
         self._limits = limits
         self._channel = grpc.aio.insecure_channel(target, options=_options(limits))
-        self._infer = self._channel.unary_stream(
-            SERVICE + "ModelStreamInfer",
-            request_serializer=messages.ModelInferRequest.SerializeToString,
-            response_deserializer=messages.ModelStreamInferResponse.FromString,
-        )
+        self._streams = TritonConnections(target, limits)
 
-    def infer(self, model: str, request_id: str, inputs: Iterable[InputTensor]) -> InferStream:
-        """Send one request, whose responses are to be read."""
+    def infer(
+        self, model: str, request_id: str, inputs: Iterable[InputTensor], receiver: MessageReceiver
+    ) -> InferStream:
+        """Send one request, whose responses ``receiver`` hears; they are `backends.triton_responses`' to parse."""
         request = messages.ModelInferRequest(model_name=model, id=request_id)
         request.parameters[ASK_FINAL_RESPONSE].bool_param = True
         for tensor in inputs:
             request.inputs.add(name=tensor.name, datatype=tensor.datatype.value, shape=tensor.shape)
             request.raw_input_contents.append(tensor.raw)
-        return InferStream(self._infer(request, timeout=self._limits.deadline_s))
+        return self._streams.infer(request.SerializeToString(), receiver)
+
+    async def answers(self, model: str, inputs: Iterable[InputTensor]) -> bool:
+        """Whether a model gives one good response to a request; what else it would say is cut off.
+
+        Raises:
+            BackendFailure: what it did instead.
+        """
+        first = _First()
+        stream = self.infer(model, "probe", inputs, first)
+        try:
+            return await first.came
+        finally:
+            stream.cancel()
 
     async def ask(self, method: str, request: Any, *, timeout_s: float) -> Any:
         """One of the protocol's unary calls; ``request`` is ``<method>Request``.
@@ -108,40 +113,36 @@ class TritonChannel:
         return answer.config
 
     async def close(self) -> None:
-        """Close the connection; calls that still run are cancelled."""
+        """Close the connections; calls that still run are cancelled."""
+        await self._streams.close()
         await self._channel.close()
 
 
-class InferStream:
-    """The responses to one request."""
+class _First:
+    """Waits for the first response of a stream."""
 
-    __slots__ = ("_rpc",)
+    def __init__(self) -> None:
+        self.came: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    def __init__(self, rpc: Any) -> None:
-        self._rpc = rpc
+    def message(self, data: bytes) -> None:
+        if not self.came.done():
+            try:
+                ResponseParser().parse(data, Phase.HEAD)
+            except BackendFailure as failure:
+                self.came.set_exception(failure)
+            else:
+                self.came.set_result(True)
 
-    async def read(self, phase: Phase) -> StreamedResponse | None:
-        """The next response; ``None`` after the last.
+    def settled(self) -> None:
+        """Nothing waits for it."""
 
-        Args:
-            phase: where the request stands; a failure bears it.
-
-        Raises:
-            BackendFailure: the model or the server failed.
-        """
-        try:
-            message = await self._rpc.read()
-        except grpc.aio.AioRpcError as error:
-            raise _translated(error, phase) from None
-        if message is grpc.aio.EOF:
-            return None
-        if message.error_message:
-            raise in_band_failure(message.error_message, phase)
-        return _response(message.infer_response)
-
-    def cancel(self) -> None:
-        """Stop the model: it sees that its request is cancelled."""
-        self._rpc.cancel()
+    def ended(self, status: str, details: str) -> None:
+        if self.came.done():
+            return
+        if status == "OK":
+            self.came.set_result(False)
+        else:
+            self.came.set_exception(transport_failure(status, details, Phase.HEAD))
 
 
 def _options(limits: TritonLimits) -> list[tuple[str, int]]:
@@ -166,47 +167,6 @@ def said_of(failure: BackendFailure) -> str:
     """The server's own words for a failure of `TritonChannel.ask`: for operators, never for customers."""
     cause = failure.__cause__
     return (cause.details() if isinstance(cause, grpc.aio.AioRpcError) else None) or str(failure)
-
-
-class _Outputs(Mapping[str, OutputTensor]):
-    """The tensors of a response, each made when it is asked for: most are of no interest, and there are thousands of
-    responses a second."""
-
-    __slots__ = ("_contents", "_tensors")
-
-    def __init__(self, answer: Any) -> None:
-        self._contents = answer.raw_output_contents
-        self._tensors = {tensor.name: (place, tensor) for place, tensor in enumerate(answer.outputs)}
-
-    def __getitem__(self, name: str) -> OutputTensor:
-        place, tensor = self._tensors[name]
-        return OutputTensor(_KNOWN_TYPES[tensor.datatype], tuple(tensor.shape), self._contents[place])
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """As of any mapping, without an exception for what is absent."""
-        found = self._tensors.get(name)
-        datatype = None if found is None else _KNOWN_TYPES.get(found[1].datatype)
-        if found is None or datatype is None:
-            return default
-        place, tensor = found
-        return OutputTensor(datatype, tuple(tensor.shape), self._contents[place])
-
-    def __contains__(self, name: object) -> bool:
-        found = self._tensors.get(name) if isinstance(name, str) else None
-        return found is not None and found[1].datatype in _KNOWN_TYPES
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-def _response(answer: Any) -> StreamedResponse:
-    if len(answer.raw_output_contents) != len(answer.outputs):
-        raise BackendFailure(FailureCode.PROTOCOL, Phase.BODY)
-    parameters = answer.parameters
-    return StreamedResponse(_Outputs(answer), FINAL_RESPONSE in parameters and parameters[FINAL_RESPONSE].bool_param)
 
 
 def _model_info(config: Any) -> ModelInfo:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import grpc.aio
 import orjson
 from rich.console import Console
 from rich.progress import Progress
@@ -25,7 +26,7 @@ from rich.table import Table
 
 from backends.triton_grpc import TritonChannel
 from backends.triton_limits import TritonLimits
-from backends.wire.failure import Phase
+from backends.triton_stubs import messages as stubs
 from backends.wire.sampling import Sampling
 from backends.wire.triton import detect
 from tests.models.folders import write_model_folder
@@ -111,24 +112,34 @@ def cpu_s(pids: list[int]) -> float:
 
 
 async def raw_stubs(server: TritonService, streams: int, seconds: float, tell: Callable[[float], object]) -> float:
-    """CPU seconds per message of the bare stubs, in this process."""
+    """CPU seconds per message of the bare stubs on gRPC's own library, in this process."""
     channel = TritonChannel(server.grpc_url, TritonLimits())
     dialect = detect(await channel.describe(MODEL, timeout_s=10))
+    await channel.close()
     rng, messages = random.Random(1), 0
 
-    async def one() -> None:
+    async def one(infer: Any) -> None:
         nonlocal messages
         prompt = f"Storm {sim(**options_of(rng))}"
-        stream = channel.infer(MODEL, "raw", dialect.encode(prompt, Sampling(max_tokens=TOKENS[1]), stream=True))
-        while (response := await stream.read(Phase.BODY)) is not None:
+        request = stubs.ModelInferRequest(model_name=MODEL, id="raw")
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+        for tensor in dialect.encode(prompt, Sampling(max_tokens=TOKENS[1]), stream=True):
+            request.inputs.add(name=tensor.name, datatype=tensor.datatype.value, shape=tensor.shape)
+            request.raw_input_contents.append(tensor.raw)
+        async for response in infer(request):
             messages += 1
-            if response.is_final:
+            if response.infer_response.parameters["triton_final_response"].bool_param:
                 break
 
-    begun_s = time.process_time()
-    await keep_up(streams, seconds, tell, one)
-    spent_s = time.process_time() - begun_s
-    await channel.close()
+    async with grpc.aio.insecure_channel(server.grpc_url) as bare:
+        infer = bare.unary_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=stubs.ModelInferRequest.SerializeToString,
+            response_deserializer=stubs.ModelStreamInferResponse.FromString,
+        )
+        begun_s = time.process_time()
+        await keep_up(streams, seconds, tell, lambda: one(infer))
+        spent_s = time.process_time() - begun_s
     return spent_s / max(1, messages)
 
 

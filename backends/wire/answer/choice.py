@@ -30,8 +30,8 @@ class Choice:
     """
 
     __slots__ = (
-        "_characters", "_joiner", "_splitter", "_stops", "_tools", "has_begun", "index", "logprobs", "meter", "reason",
-        "was_stopped",
+        "_characters", "_joiner", "_splitter", "_stops", "_tools", "has_begun", "index", "is_plain", "logprobs",
+        "meter", "reason", "was_stopped",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +48,8 @@ class Choice:
         self._stops = StopWords(stop)
         self._splitter = ReasoningSplitter(reasoning) if reasoning else None
         self._tools = tools() if tools else None
+        self.is_plain = self._splitter is None and self._tools is None
+        """Its text is content and nothing else: `feed_plain` may be used."""
         self._characters = 0  # decoded so far
         self.meter = ChoiceMeter(count)
         self.logprobs = ChoiceLogprobs()
@@ -71,8 +73,14 @@ class Choice:
         """Take the next piece; return what is known of the text by now."""
         self.meter.note(piece)
         if piece.logprobs:
+            self.is_plain = False
             self.logprobs.note(piece, self._characters)
         return self._merged(self._take(self._joiner.feed(piece.text))) if piece.text else []
+
+    def feed_plain(self, piece: Piece) -> str:
+        """The same as `feed`, for a piece with text and without log probabilities; what is known is content."""
+        self.meter.note(piece)
+        return self._decode(self._joiner.feed(piece.text))
 
     def finish(self) -> list[Delta]:
         """Return what was held back: the text has ended, be it at a stop text."""
@@ -87,6 +95,10 @@ class Choice:
         return self._merged(out)
 
     def _take(self, text: str) -> list[Delta]:
+        return self._split(self._decode(text))
+
+    def _decode(self, text: str) -> str:
+        """What of this text surely stands before any stop text."""
         before = self._characters
         self._characters += len(text)
         passed = self._stops.feed(text)
@@ -95,7 +107,7 @@ class Choice:
             self.was_stopped = True
             text = text[: cut_at + len(self._stops.stop) - before]
         self.meter.generated(text)
-        return self._split(passed)
+        return passed
 
     def _split(self, text: str) -> list[Delta]:
         if not text:

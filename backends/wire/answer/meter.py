@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from backends.wire.sampling import Piece
 
-_SEGMENT_CHARS = 1024
+_SEGMENT_CHARS = 256
+"""So much text at most is counted again when it is asked how many tokens there are, as it is near a bound."""
 
 TokenCount = Callable[[str], int]
 
@@ -62,7 +63,7 @@ class ChoiceMeter:
 
     def generated(self, text: str) -> None:
         """Text that came, with all marks and with the stop text that ended it."""
-        if self._count is not None:
+        if self._count is not None and not self._has_report:  # an engine that counts is believed
             self._hidden += text
 
     def reasoned(self, text: str) -> None:

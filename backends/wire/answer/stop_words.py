@@ -33,10 +33,11 @@ class StopWords:
     What may begin a stop text is held back until it is known not to be one.
     """
 
-    __slots__ = ("_held", "_taken", "_words", "cut_at", "stop")
+    __slots__ = ("_begins", "_held", "_taken", "_words", "cut_at", "stop")
 
     def __init__(self, words: Iterable[str]) -> None:
         self._words = tuple(word for word in words if word)
+        self._begins = tuple({word[0] for word in self._words})
         self._held = ""
         self._taken = 0  # characters passed on
         self.cut_at: int | None = None
@@ -49,6 +50,13 @@ class StopWords:
             return text
         if self.cut_at is not None:
             return ""
+        if not self._held:
+            for begin in self._begins:
+                if begin in text:
+                    break
+            else:  # nearly always: no stop text can begin here
+                self._taken += len(text)
+                return text
         text = self._held + text
         found = self._first(text)
         if found is not None:

@@ -51,8 +51,8 @@ class AnswerWriter:
     """
 
     __slots__ = (
-        "_allow", "_choices", "_deltas", "_envelope", "_has_finished", "_is_chat", "_is_cut", "_kept", "_mark",
-        "_plain", "_prompt_tokens", "_request", "_stopped_early", "_transcripts", "is_waiting",
+        "_allow", "_choices", "_deltas", "_envelope", "_going", "_has_finished", "_is_chat", "_is_cut", "_kept",
+        "_mark", "_plain", "_prompt_tokens", "_request", "_stopped_early", "_transcripts", "is_waiting",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +81,7 @@ class AnswerWriter:
         self._plain = [self._envelope.plain(index) for index in range(request.completions)]
         self._kept: deque[Piece] = deque()
         self._deltas = 0
+        self._going = len(self._choices)  # have not ended yet
         self._is_cut = False
         self._stopped_early = False
         self._has_finished = False
@@ -91,7 +92,7 @@ class AnswerWriter:
     @property
     def is_done(self) -> bool:
         """Every choice has ended; what the engine still says does not count."""
-        return self._is_cut or all(choice.reason is not None for choice in self._choices)
+        return self._is_cut or self._going == 0
 
     @property
     def engine_goes_on(self) -> bool:
@@ -212,7 +213,10 @@ class AnswerWriter:
             self._deltas += 1
         if piece.prompt_tokens is not None:
             self._prompt_tokens = piece.prompt_tokens
-        out = self._write(choice, choice.feed(piece))
+        if choice.is_plain and piece.text and piece.logprobs is None and self._request.stream:
+            out = self._write_plain(choice, choice.feed_plain(piece))
+        else:
+            out = self._write(choice, choice.feed(piece))
         if choice.was_stopped:
             self._stopped_early |= piece.finish is None
             out += self._end(choice, "stop")
@@ -225,12 +229,22 @@ class AnswerWriter:
         if reason in ("stop", "tool_calls"):
             reason = "tool_calls" if choice.has_called else "stop"
         choice.reason = reason
+        self._going -= 1
         choice.meter.end()
         left = choice.logprobs.take(choice.cut_at)  # of tokens without text
         if not self._request.stream:
             self._transcripts[choice.index].add([], left)
             return b""
         return out + self._opening(choice) + self._envelope.end(choice.index, reason, self._scores(left))
+
+    def _write_plain(self, choice: Choice, text: str) -> bytes:
+        """The same as `_write` of one content, without log probabilities."""
+        if not text:
+            return b""
+        choice.meter.shown()
+        before, after = self._plain[choice.index]
+        event = before + escape_text(text) + after
+        return event if choice.has_begun else self._opening(choice) + event
 
     def _write(self, choice: Choice, deltas: list[Delta]) -> bytes:
         if not deltas:

@@ -24,7 +24,7 @@ from backends.wire.triton.inputs import (
     require,
 )
 from backends.wire.triton.metadata import ModelInfo
-from backends.wire.triton.outputs import malformed, new_text, one_count
+from backends.wire.triton.outputs import Repeats, malformed, new_text, one_count
 from backends.wire.triton.refusals import check_logprobs, check_numbers, followed
 from backends.wire.triton.tensors import DataType, InputTensor, OutputTensor, read_numbers
 
@@ -145,7 +145,10 @@ class EnsembleDialect:
 class EnsembleReader:
     """Reads deltas, adds up their tokens, and tells from the sums why each choice ended."""
 
-    __slots__ = ("_counts_prompt", "_growths", "_has_sequences", "_is_whole", "_reports", "_sampling", "_sums")
+    __slots__ = (
+        "_counts_prompt", "_growths", "_has_sequences", "_is_whole", "_last", "_repeats", "_reports", "_sampling",
+        "_sums",
+    )  # fmt: skip
 
     def __init__(
         self, sampling: Sampling, *, reports_tokens: bool, counts_prompt: bool, has_sequences: bool, is_whole: bool
@@ -157,9 +160,19 @@ class EnsembleReader:
         self._is_whole = is_whole
         self._growths: dict[int, Growth] = {}
         self._sums: dict[int, int] = {}
+        self._repeats = Repeats("batch_index", "sequence_index", "num_output_tokens")
+        self._last: tuple[int, int | None] = 0, None  # choice and tokens of the last response
 
     def read(self, outputs: Mapping[str, OutputTensor]) -> list[Piece]:
         """What is new in a response. Raises: BackendFailure: it is malformed."""
+        text = self._repeats.text(outputs)
+        if text is not None:
+            choice, tokens = self._last
+            self._sums[choice] += 1 if tokens is None else tokens
+            return [Piece(choice, self._growths[choice].add(text), tokens)]
+        return self._read_all(outputs)
+
+    def _read_all(self, outputs: Mapping[str, OutputTensor]) -> list[Piece]:
         text = new_text(outputs)  # BYTES [1] or [1, 1]
         if text is None:
             return []
@@ -167,15 +180,17 @@ class EnsembleReader:
         before = self._sums.get(choice, 0)
         tokens = one_count(outputs, "num_output_tokens") if self._reports else None
         self._sums[choice] = before + (1 if tokens is None else tokens)
-        return [
-            Piece(
-                choice=choice,
-                text=self._growth(choice).add(text),
-                tokens=tokens,
-                prompt_tokens=self._prompt_tokens(outputs),
-                logprobs=self._logprobs(outputs, tokens, is_first=before == 0),
-            )
-        ]
+        piece = Piece(
+            choice=choice,
+            text=self._growth(choice).add(text),
+            tokens=tokens,
+            prompt_tokens=self._prompt_tokens(outputs),
+            logprobs=self._logprobs(outputs, tokens, is_first=before == 0),
+        )
+        if not self._counts_prompt and not self._sampling.logprobs:
+            self._last = choice, tokens
+            self._repeats.note(outputs)
+        return [piece]
 
     def finish(self) -> list[Piece]:
         """The end of every choice that began: ``length`` if it has as many tokens as it may have, else ``stop``."""

@@ -26,7 +26,7 @@ from backends.wire.triton.inputs import (
     require,
 )
 from backends.wire.triton.metadata import ModelInfo
-from backends.wire.triton.outputs import new_text, one_text
+from backends.wire.triton.outputs import Repeats, new_text, one_text
 from backends.wire.triton.refusals import NUMBERS, check_logprobs, check_numbers, followed
 from backends.wire.triton.tensors import DataType, InputTensor, OutputTensor
 
@@ -105,14 +105,22 @@ class LlmApiDialect:
 class LlmApiReader:
     """Reads texts that may be all there is so far, until a finish reason comes."""
 
-    __slots__ = ("_growth", "_has_finished")
+    __slots__ = ("_growth", "_has_finished", "_repeats")
 
     def __init__(self) -> None:
         self._growth = Growth(is_whole=None)
         self._has_finished = False
+        self._repeats = Repeats("finish_reason")
 
     def read(self, outputs: Mapping[str, OutputTensor]) -> list[Piece]:
         """What is new in a response. Raises: BackendFailure: it is malformed, or the engine gave up."""
+        text = self._repeats.text(outputs)
+        if text is not None and not self._has_finished:
+            new = self._growth.add(text)
+            return [Piece(0, new)] if new else []
+        return self._read_all(outputs)
+
+    def _read_all(self, outputs: Mapping[str, OutputTensor]) -> list[Piece]:
         text = new_text(outputs)  # BYTES [1]
         if text is None or self._has_finished:
             return []
@@ -121,6 +129,8 @@ class LlmApiReader:
         if finish is not None:
             self._has_finished = True
             new += self._growth.rest()
+        else:
+            self._repeats.note(outputs)
         return [Piece(text=new, finish=finish)] if new or finish else []
 
     def finish(self) -> list[Piece]:

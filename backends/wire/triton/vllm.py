@@ -18,7 +18,7 @@ from backends.wire.sampling import GenerationDefaults, Guide, GuideKind, Piece, 
 from backends.wire.triton.dialect import Reader
 from backends.wire.triton.inputs import FLAGS, TEXTS, InputWriter, declared_types, refuse_other_required, require
 from backends.wire.triton.metadata import ModelInfo
-from backends.wire.triton.outputs import malformed, new_text, one_count, one_text
+from backends.wire.triton.outputs import Repeats, malformed, new_text, one_count, one_text
 from backends.wire.triton.refusals import NUMBERS, check_logprobs
 from backends.wire.triton.tensors import DataType, InputTensor, OutputTensor
 
@@ -92,15 +92,23 @@ class VllmDialect:
 class VllmReader:
     """Reads deltas of one choice, until a finish reason comes."""
 
-    __slots__ = ("_counts_prompt", "_has_finished", "_wants_logprobs")
+    __slots__ = ("_counts_prompt", "_has_finished", "_repeats", "_tokens", "_wants_logprobs")
 
     def __init__(self, *, counts_prompt: bool, wants_logprobs: bool) -> None:
         self._counts_prompt = counts_prompt
         self._wants_logprobs = wants_logprobs
         self._has_finished = False
+        self._repeats = Repeats("finish_reason", "num_output_tokens")
+        self._tokens: int | None = None  # of the last response
 
     def read(self, outputs: Mapping[str, OutputTensor]) -> list[Piece]:
         """What is new in a response. Raises: BackendFailure: it is malformed, or the engine gave up."""
+        text = self._repeats.text(outputs)
+        if text is not None and not self._has_finished:
+            return [Piece(0, text, self._tokens)]
+        return self._read_all(outputs)
+
+    def _read_all(self, outputs: Mapping[str, OutputTensor]) -> list[Piece]:
         text = new_text(outputs)  # BYTES [1]
         if text is None or self._has_finished:
             return []
@@ -109,15 +117,12 @@ class VllmReader:
         self._has_finished = finish is not None
         prompt_tokens = one_count(outputs, "num_input_tokens") if self._counts_prompt else None  # UINT32 [1] or []
         self._counts_prompt = self._counts_prompt and prompt_tokens is None  # every response repeats it
-        return [
-            Piece(
-                text=text,
-                tokens=one_count(outputs, "num_output_tokens"),  # UINT32 [1], those of this response
-                prompt_tokens=prompt_tokens,
-                finish=finish,
-                logprobs=_chosen(one_text(outputs, "logprobs")) if self._wants_logprobs else None,
-            )
-        ]
+        tokens = one_count(outputs, "num_output_tokens")  # UINT32 [1], those of this response
+        logprobs = _chosen(one_text(outputs, "logprobs")) if self._wants_logprobs else None
+        if finish is None and not self._counts_prompt and not self._wants_logprobs:
+            self._tokens = tokens
+            self._repeats.note(outputs)
+        return [Piece(text=text, tokens=tokens, prompt_tokens=prompt_tokens, finish=finish, logprobs=logprobs)]
 
     def finish(self) -> list[Piece]:
         """Nothing: the interface says itself how an answer ended."""
