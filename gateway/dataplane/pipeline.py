@@ -23,6 +23,7 @@ from gateway.core.exchange import Ending, Exchange
 from gateway.core.idempotency import Outcome, Recording, pack
 from gateway.core.openai import read_ask
 from gateway.core.ports import Platform, Recorder, StateView
+from gateway.core.prompt_of_record import put_before
 from gateway.core.state import Endpoint, Limits, Scope
 from gateway.dataplane import platform as platform_stage
 from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
@@ -167,6 +168,8 @@ class Pipeline:
         if idempotency_key is not None and await replay(stages.counter, exchange, reply, idempotency_key, request.body):
             return
         endpoint = exchange.endpoint = resolve(stages.state, exchange.key.org_id, ask.model, exchange.kind)
+        if endpoint.prompt_of_record is not None and exchange.kind is Kind.CHAT:
+            exchange.prompt_of_record = put_before(ask, endpoint.prompt_of_record)
         exchange.card = endpoint.card_at(exchange.started_ms)
         if exchange.card is None:
             raise Refused(errors.no_price())
