@@ -381,7 +381,7 @@ async def _stop_task(task: asyncio.Task[None]) -> None:
 
 
 def _open_many_files() -> None:
-    """Use as many open files as this user may: a stream takes two, and the usual limit is far below `max_connections`."""
+    """Use as many open files as this user may: a stream takes two, and usual limits are far below `max_connections`."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
     with suppress(OSError, ValueError):

@@ -136,6 +136,9 @@ class Settings:
     anthropic_base_url: str = _setting("", "Root of Anthropic's API; empty means its own.")
     gemini_api_key: str = _secret("Key for evals of Google's models; empty means that they cannot be asked.")
     gemini_base_url: str = _setting("", "Root of Gemini's API; empty means its own.")
+    demo_vendor_url: str = _setting(
+        "", "Root of the engine that plays a vendor in the demonstration; empty means that there is none."
+    )
     log_requests: bool = _setting(True, "Write one structured line per request to standard output.")
 
     @property

@@ -294,8 +294,8 @@ def upload_invalid() -> ApiError:
         400,
         "invalid_request_error",
         "upload_invalid",
-        "storage_uri names no finished upload for this row and field. Ask for a new upload_url, PUT the whole file to it,"
-        " then complete it.",
+        "storage_uri names no finished upload for this row and field. Ask for a new upload_url, PUT the whole file to"
+        " it, then complete it.",
         "storage_uri",
     )
 

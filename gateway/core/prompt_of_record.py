@@ -1,7 +1,7 @@
 """The prompt of record: what a task's measurements were taken with goes before a customer's messages.
 
-Floor: core (pure). Only where the customer gave no instructions: a message of role ``system`` or ``developer`` stands, and
-nothing is put before it. What was added is paid for like the rest of the prompt.
+Floor: core (pure). Only where the customer gave no instructions: a message of role ``system`` or ``developer``
+stands, and nothing is put before it. What was added is paid for like the rest of the prompt.
 """
 
 from __future__ import annotations

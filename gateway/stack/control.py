@@ -24,6 +24,7 @@ from gateway.control.api.caller import Handler, application
 from gateway.control.api.documents import Documents
 from gateway.control.api.endpoints import Endpoints
 from gateway.control.api.evals import EvalRuns, EvalSets
+from gateway.control.api.metrics import Metrics
 from gateway.control.api.tasks import Tasks
 from gateway.control.database import Store
 from gateway.control.deploys.drivers import DRIVERS
@@ -33,6 +34,7 @@ from gateway.control.evals.engines import OpenModels
 from gateway.control.evals.grading import Grader
 from gateway.control.evals.money import RunMoney
 from gateway.control.evals.runner import EvalRunner
+from gateway.control.metrics.outages import OutageWatch
 from gateway.control.vendors.client import Access, VendorModels
 from gateway.control.vendors.wire import VENDORS
 from gateway.settings import Settings
@@ -48,6 +50,7 @@ CONNECTIONS = 12
 SHUTDOWN_S = 2.0
 RETRY_S = 1.0
 JOURNAL = "control"
+DEMO_VENDOR_KEY = "demo"  # of an engine without keys
 
 
 async def run_control(settings: Settings) -> None:
@@ -84,11 +87,13 @@ async def run_control(settings: Settings) -> None:
             **Endpoints(
                 database, deploys, public_url=settings.effective_public_url, most=settings.max_endpoints
             ).handlers(),
+            **Metrics(database).handlers(),
             **EvalSets(database).handlers(),
             **EvalRuns(database, run_money, evals).handlers(),
             **documents.handlers(),
         }
-        for name, work in (("deploys", deploys.run()), ("evals", evals.run())):
+        works = {"deploys": deploys.run(), "evals": evals.run(), "outages": OutageWatch(database).run()}
+        for name, work in works.items():
             stack.push_async_callback(_stop_task, asyncio.create_task(work, name=name))
         await stack.enter_async_context(_routes(handlers, settings))
         await stop.wait()
@@ -145,9 +150,13 @@ async def _ledger(stack: AsyncExitStack, settings: Settings, stop: StopRequest) 
 
 def _access(settings: Settings) -> dict[str, Access]:
     """How each vendor is reached, if at all."""
-    keys = {"openai": settings.openai_api_key, "anthropic": settings.anthropic_api_key, "google": settings.gemini_api_key}
-    urls = {"openai": settings.openai_base_url, "anthropic": settings.anthropic_base_url, "google": settings.gemini_base_url}
-    return {name: Access(urls[name] or vendor.default_url, keys[name]) for name, vendor in VENDORS.items()}
+    told = {
+        "openai": (settings.openai_base_url, settings.openai_api_key),
+        "anthropic": (settings.anthropic_base_url, settings.anthropic_api_key),
+        "google": (settings.gemini_base_url, settings.gemini_api_key),
+        "demo": (settings.demo_vendor_url, DEMO_VENDOR_KEY if settings.demo_vendor_url else ""),
+    }
+    return {name: Access(url or VENDORS[name].default_url, key) for name, (url, key) in told.items()}
 
 
 async def _stop_task(task: asyncio.Task[None]) -> None:

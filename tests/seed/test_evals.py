@@ -143,7 +143,8 @@ def multipart(items: list[Any], *, task: str = TASK, name: str | None = "mine", 
         f'--{boundary}\r\nContent-Disposition: form-data; name="items"; filename="items.{task}.jsonl"\r\n'
         "Content-Type: application/jsonl\r\n\r\n"
     ).encode()
-    return b"".join([*parts, head, jsonl, f"\r\n--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
+    end = f"\r\n--{boundary}--\r\n".encode()
+    return b"".join([*parts, head, jsonl, end]), f"multipart/form-data; boundary={boundary}"
 
 
 async def ended(gateway: Gateway, key: str, run_id: str, *, within_s: float = 60) -> Any:
@@ -206,7 +207,8 @@ def test_s112_s115_to_s125_the_funnel(run: Any) -> None:
     qualities = [row[2] for row in out["results"]]
     assert qualities == [1.0, 0.5, 0.0, 1.0]  # on these rows the second of the board is the best
     assert out["winner"] == out["model"] == names[0] == out["top"][1]
-    assert out["live"] and out["said"]
+    assert out["live"]
+    assert out["said"]
     total = 6 * (FLAT[BEST] + FLAT[SECOND] + FLAT[THIRD] + VENDOR_ITEM)
     assert out["micros"] == total
     assert out["cost"] == f"{total // 10_000 / 100:.2f}"
@@ -225,7 +227,8 @@ def test_s126_to_s131_ways_to_name_candidates(run: Any) -> None:
                 done = pa.evals.runs.create(models=[top], wait=True, poll_interval=0.1, **more)
                 return [[r.model_id, r.kind] for r in done.results]
             top = pa.tasks.leaderboard(task).models[1].name
-            out.update(top=top, set=[again.id, again.task_id, again.name, again.item_count], listed=listed, made=made.id)
+            kept = [again.id, again.task_id, again.name, again.item_count]
+            out.update(top=top, set=kept, listed=listed, made=made.id)
             out["none"] = names(task=task, items=items)
             out["explicit"] = names(eval_set=made.id, frontier=[one])
             out["all"] = names(eval_set=made.id, frontier="all")
@@ -304,7 +307,7 @@ def test_s134_documents_inline_and_by_upload(run: Any, personas: Personas, tmp_p
     assert kinds <= {"image", "document"}
 
 
-# --------------------------------------------------------------------------------------------------------- money, faults
+# -------------------------------------------------------------------------------------------------------- money, faults
 
 
 async def test_s106_to_s110_a_run_is_charged_once_and_exactly(evals: Gateway, owner: Tenant) -> None:
@@ -406,7 +409,7 @@ async def test_a_vendor_that_is_busy_is_asked_again(evals: Gateway, owner: Tenan
     assert "secret words" not in json.dumps(said)
 
 
-# -------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -441,9 +444,7 @@ async def test_s140_s142_what_is_not_there(evals: Gateway, owner: Tenant) -> Non
     made = await evals.post("/v1/eval-sets", owner.key, **upload(multipart(rows(1))))
     set_id = made.json["eval_set"]["id"]
     for names, status in (([], 422), (["nothing-1"], 400), ("x", 422), ([1], 422), ([BEST], 400)):
-        answer = await evals.post(
-            "/v1/eval-runs", owner.key, {"eval_set_id": set_id, "candidate_model_ids": names}
-        )
+        answer = await evals.post("/v1/eval-runs", owner.key, {"eval_set_id": set_id, "candidate_model_ids": names})
         assert answer.status == status, (names, answer.json)
     assert (await evals.send("DELETE", f"/v1/eval-sets/{set_id}", owner.key)).status == 204
     assert (await evals.get(f"/v1/eval-sets/{set_id}", owner.key)).status == 404

@@ -1,8 +1,8 @@
 """Documents of an eval set's rows: small ones in one request, large ones by an upload URL.
 
-Floor: control. Contract: section 2.7. Whoever has an upload URL may send the bytes of one document once, for a quarter of
-an hour, and nothing else: the URL's secret is stored hashed and bound to set, row, field, type and size. Nothing that a
-caller sends is ever opened as an address.
+Floor: control. Contract: section 2.7. Whoever has an upload URL may send the bytes of one document once, for a
+quarter of an hour, and nothing else: the URL's secret is stored hashed and bound to set, row, field, type and size.
+Nothing that a caller sends is ever opened as an address.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ class Documents:
             blob_id, secret = new_blob_id(), secrets.token_urlsafe(32)
             await self._forget_expired(conn)
             await conn.execute(
-                "INSERT INTO control.eval_upload (blob_id, secret, set_id, idx, field_name, mime, size_bytes, expires_at)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8))",
+                "INSERT INTO control.eval_upload (blob_id, secret, set_id, idx, field_name, mime, size_bytes,"
+                " expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8))",
                 blob_id,
                 _hash(secret),
                 eval_set.id,

@@ -56,8 +56,11 @@ class Grader:
 
     def knows(self, scorer: str) -> bool:
         """Whether answers can be graded so here."""
-        return scorer in SCORERS or scorer in _TEXTS or scorer in (EXECUTION, JSON_SCHEMA) or (
-            scorer == JUDGE and self._judge is not None
+        return (
+            scorer in SCORERS
+            or scorer in _TEXTS
+            or scorer in (EXECUTION, JSON_SCHEMA)
+            or (scorer == JUDGE and self._judge is not None)
         )
 
     async def grade(

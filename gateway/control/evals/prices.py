@@ -1,7 +1,7 @@
 """What an item of a run costs, and what a run can cost at most.
 
-Floor: control (pure). An open model costs its alias' flat rate, as in serving; a vendor's model costs its list price for
-the tokens that it really used, rounded up to a whole micro-USD. What failed costs nothing.
+Floor: control (pure). An open model costs its alias' flat rate, as in serving; a vendor's model costs its list price
+for the tokens that it really used, rounded up to a whole micro-USD. What failed costs nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def item_micros(candidate: Candidate, *, prompt_tokens: int, completion_tokens: 
     return -(-millionths // (UNITS_PER_RATE * NANOS_PER_MICRO))
 
 
-def most_micros(candidates: Iterable[Candidate], *, prompt_bytes: Iterable[int], documents: int, most_tokens: int) -> int:
+def most_micros(
+    candidates: Iterable[Candidate], *, prompt_bytes: Iterable[int], documents: int, most_tokens: int
+) -> int:
     """What a run can cost at most.
 
     Args:

@@ -23,9 +23,7 @@ def result_of(candidate: Candidate, answers: Sequence[ItemAnswer], *, seed: str)
         return Result(candidate.name, candidate.kind, None, None, None, None, 0, failed)
     interval = bootstrap_interval(scores, seed=f"{seed} {candidate.name}")
     cost = sum(answer.cost_micros for answer in answers) // len(scores)
-    return Result(
-        candidate.name, candidate.kind, interval.mean, interval.low, interval.high, cost, len(scores), failed
-    )
+    return Result(candidate.name, candidate.kind, interval.mean, interval.low, interval.high, cost, len(scores), failed)
 
 
 def in_order(results: Sequence[Result]) -> list[Result]:

@@ -1,7 +1,7 @@
 """Rows of an eval set: reading JSON lines, and finding in them what is asked and what a good answer is.
 
-Floor: control (pure). Contract: sections 2.6.1 and OPEN-45, OPEN-46. Rows come in several shapes; the good answer is the
-first of `GOLD_KEYS` that is there, the input is ``input`` or else all that remains.
+Floor: control (pure). Contract: sections 2.6.1 and OPEN-45, OPEN-46. Rows come in several shapes; the good answer is
+the first of `GOLD_KEYS` that is there, the input is ``input`` or else all that remains.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The runner: works on eval runs until they have ended, whatever happens to the process meanwhile.
 
-Floor: control. One process works on them at a time (an advisory lock decides which). All that is known of a run stands in
-Postgres: each answer is written down when it is there, so that a process which is killed loses the answers that were on
-their way and no other, and its successor asks for those again. A customer pays for the answers that were written down.
+Floor: control. One process works on them at a time (an advisory lock decides which). All that is known of a run
+stands in Postgres: each answer is written down when it is there, so that a process which is killed loses the answers
+that were on their way and no other, and its successor asks for those again. A customer pays for the answers that were
+written down.
 
 The steps of a run::
 

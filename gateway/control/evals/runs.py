@@ -1,7 +1,7 @@
 """Eval runs in Postgres.
 
-Floor: control. What customers read names the organization. What the runner writes is guarded by where the run stands, so
-that a runner which was thought dead can't change what its successor has finished.
+Floor: control. What customers read names the organization. What the runner writes is guarded by where the run stands,
+so that a runner which was thought dead can't change what its successor has finished.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ async def earlier(conn: Connection, org_id: str, claim: Claim | None, fingerprin
         return found
     row = await conn.fetchrow(
         "SELECT id, fingerprint FROM control.eval_run WHERE org_id = $1 AND claim = $2"
-        f" AND created_at > now() - interval '{CLAIM_KEPT}'",
+        " AND created_at > now() - $3::interval",
         org_id,
         claim.name,
+        CLAIM_KEPT,
     )
     if row is None:
         return None
@@ -67,7 +68,8 @@ async def create(
     async with conn.transaction():
         # Two equal requests at once: the second finds what the first has made.
         name = fingerprint if claim is None else claim.name
-        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"pareta eval run {run.org_id} {name}")
+        lock = f"pareta eval run {run.org_id} {name}"
+        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", lock)
         found = await earlier(conn, run.org_id, claim, fingerprint)
         if found is not None:
             return found
@@ -95,8 +97,9 @@ async def create(
             fingerprint,
         )
         await conn.executemany(
-            "INSERT INTO control.eval_candidate (run_id, position, name, kind, model_id, vendor, cost_per_request_micros,"
-            " prompt_rate_nanos, completion_rate_nanos) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO control.eval_candidate (run_id, position, name, kind, model_id, vendor,"
+            " cost_per_request_micros, prompt_rate_nanos, completion_rate_nanos)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             [
                 (
                     run.id,
@@ -214,8 +217,8 @@ async def keep_answer(conn: Connection, run_id: str, position: int, answer: Item
     """Write an answer down, once, and only while the run is running; whether it was."""
     return (
         await conn.fetchval(
-            "INSERT INTO control.eval_answer (run_id, position, idx, prediction, score, error, cost_micros, prompt_tokens,"
-            " completion_tokens) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9"
+            "INSERT INTO control.eval_answer (run_id, position, idx, prediction, score, error, cost_micros,"
+            " prompt_tokens, completion_tokens) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9"
             " WHERE EXISTS (SELECT 1 FROM control.eval_run WHERE id = $1 AND status = 'running' FOR SHARE)"
             " ON CONFLICT DO NOTHING RETURNING true",
             run_id,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -18,7 +19,7 @@ from gateway.control.evals.values import EvalSet
 if TYPE_CHECKING:
     from gateway.control.database import Connection
 
-CLAIM_KEPT: str = "24 hours"
+CLAIM_KEPT: Final = timedelta(hours=24)
 _SELECT = (
     "SELECT s.id, s.task_id, s.name, s.item_count, t.scoring_strategy, s.created_at"
     " FROM control.eval_set s JOIN control.task t ON t.id = s.task_id"
@@ -90,7 +91,9 @@ async def find(conn: Connection, org_id: str, set_id: str) -> EvalSet | None:
 
 async def list_of(conn: Connection, org_id: str) -> list[EvalSet]:
     """An organization's sets, the oldest first."""
-    rows = await conn.fetch(f"{_SELECT} WHERE s.org_id = $1 AND s.deleted_at IS NULL ORDER BY s.created_at, s.id", org_id)
+    rows = await conn.fetch(
+        f"{_SELECT} WHERE s.org_id = $1 AND s.deleted_at IS NULL ORDER BY s.created_at, s.id", org_id
+    )
     return [EvalSet(**dict(row)) for row in rows]
 
 
@@ -161,12 +164,14 @@ async def attach(conn: Connection, set_id: str, document: Attached) -> str | Non
 
 async def _claimed(conn: Connection, org_id: str, claim: Claim) -> EvalSet | None:
     # Two requests with one key at once: the second waits for the first, and finds what it made.
-    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"pareta eval set {org_id} {claim.name}")
+    lock = f"pareta eval set {org_id} {claim.name}"
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", lock)
     await conn.execute(
         "UPDATE control.eval_set SET claim = NULL WHERE org_id = $1 AND claim = $2"
-        f" AND created_at < now() - interval '{CLAIM_KEPT}'",
+        " AND created_at < now() - $3::interval",
         org_id,
         claim.name,
+        CLAIM_KEPT,
     )
     row = await conn.fetchrow(
         "SELECT id, fingerprint FROM control.eval_set WHERE org_id = $1 AND claim = $2", org_id, claim.name

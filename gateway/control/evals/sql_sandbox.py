@@ -4,9 +4,9 @@ Run as ``python -I sql_sandbox.py``. Reads one JSON object from standard input, 
 writes ``{"same": bool, "why": str}``. It imports nothing of the gateway, so that it starts quickly and holds nothing
 worth stealing.
 
-What keeps hostile SQL in: the database lives in memory and is thrown away; an authorizer refuses files (ATTACH, and with
-it VACUUM INTO), extensions, pragmas and, once the setup is done, everything but reading; the process may not make files
-or processes, has little memory and seconds of CPU; rows and time are bounded.
+What keeps hostile SQL in: the database lives in memory and is thrown away; an authorizer refuses files (ATTACH, and
+with it VACUUM INTO), extensions, pragmas and, once the setup is done, everything but reading; the process may not
+make files or processes, has little memory and seconds of CPU; rows and time are bounded.
 """
 
 import json

@@ -1,2 +1,4 @@
-"""Vendors: asking the models that others host, each through its own API. What goes over the wire is in `wire`, how it is
-sent in `client`."""
+"""Vendors: asking the models that others host, each through its own API.
+
+`wire` has what goes over the wire, `client` how it is sent.
+"""

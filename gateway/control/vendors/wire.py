@@ -39,9 +39,6 @@ class Said:
 class Vendor(Protocol):
     """One vendor's API."""
 
-    key_name: str
-    """Of the environment variable that holds the key."""
-    url_name: str
     default_url: str
 
     def ask(self, key: str, model: str, messages: Sequence[Message], *, most_tokens: int) -> Asked:
@@ -54,8 +51,6 @@ class Vendor(Protocol):
 class OpenAI:
     """Chat completions. Temperature is left out: reasoning models refuse it."""
 
-    key_name = "OPENAI_API_KEY"
-    url_name = "OPENAI_BASE_URL"
     default_url = "https://api.openai.com"
 
     def ask(self, key: str, model: str, messages: Sequence[Message], *, most_tokens: int) -> Asked:
@@ -75,8 +70,6 @@ class OpenAI:
 class Anthropic:
     """Messages."""
 
-    key_name = "ANTHROPIC_API_KEY"
-    url_name = "ANTHROPIC_BASE_URL"
     default_url = "https://api.anthropic.com"
 
     def ask(self, key: str, model: str, messages: Sequence[Message], *, most_tokens: int) -> Asked:
@@ -109,8 +102,6 @@ class Anthropic:
 class Google:
     """Gemini's ``generateContent``."""
 
-    key_name = "GEMINI_API_KEY"
-    url_name = "GEMINI_BASE_URL"
     default_url = "https://generativelanguage.googleapis.com"
 
     def ask(self, key: str, model: str, messages: Sequence[Message], *, most_tokens: int) -> Asked:
@@ -144,7 +135,13 @@ class Google:
             raise AnswerInvalid from None
 
 
-VENDORS: Final[Mapping[str, Vendor]] = {"openai": OpenAI(), "anthropic": Anthropic(), "google": Google()}
+VENDORS: Final[Mapping[str, Vendor]] = {
+    "openai": OpenAI(),
+    "anthropic": Anthropic(),
+    "google": Google(),
+    # Of the demonstration: an engine on this host that plays a vendor.
+    "demo": OpenAI(),
+}
 
 
 def _parts(content: Any) -> Sequence[Mapping[str, Any]]:

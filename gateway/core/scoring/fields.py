@@ -1,8 +1,8 @@
 """Scorers of extraction: fields of an object, and entities with their types.
 
 Floor: core (pure). F1 is the harmonic mean of precision (how much of what was given is right) and recall (how much of
-what is right was given): 2·hits / (given + wanted), van Rijsbergen's measure with equal weights. Where neither wants nor
-gives anything, the answer is right.
+what is right was given): 2·hits / (given + wanted), van Rijsbergen's measure with equal weights. Where neither wants
+nor gives anything, the answer is right.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ROUGE: how much of a good summary stands in another one.
 
 Floor: core (pure). Lin's measures of 2004 as F1: ROUGE-N counts shared runs of N words, ROUGE-L the longest common
-subsequence. Words are runs of letters and digits without case, stemmed by Porter when they are longer than three letters,
-which is what the usual implementation does for English; letters of other scripts count as well here.
+subsequence. Words are runs of letters and digits without case, stemmed by Porter when they are longer than three
+letters, which is what the usual implementation does for English; letters of other scripts count as well here.
 """
 
 from __future__ import annotations
