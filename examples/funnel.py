@@ -76,16 +76,12 @@ def main() -> None:
     run = pa.evals.runs.create(
         task=task, items=ROWS, models=names, frontier="benchmarked", wait=True, poll_interval=0.2
     )
-    print(
-        f"3. eval        {len(ROWS)} rows of yours: {run.status}; {run.cost} USD ({run.cost_micro_usd} micro-USD)"
-    )
+    print(f"3. eval        {len(ROWS)} rows of yours: {run.status}; {run.cost} USD ({run.cost_micro_usd} micro-USD)")
     for result in run.results:
         quality = "–" if result.quality_mean is None else f"{result.quality_mean:.3f}"
         low, high = result.quality_ci_low, result.quality_ci_high
         interval = "" if low is None else f"({low:.3f} to {high:.3f})"
-        print(
-            f"               {result.model_id:14} {result.kind:8} {quality} {interval} {result.mean_cost_micro_usd}"
-        )
+        print(f"               {result.model_id:14} {result.kind:8} {quality} {interval} {result.mean_cost_micro_usd}")
 
     winner = run.results[0].model_id
     endpoint = pa.endpoints.deploy(task=task, model=winner, wait=True)
