@@ -16,7 +16,7 @@ from typing import Any
 from backends.wire.failure import BackendFailure, FailureCode, Phase, Unsupported
 from backends.wire.openai_stream import encode_event
 from backends.wire.request import InferenceRequest, Kind
-from gateway.core import errors, routes
+from gateway.core import errors, openapi, routes
 from gateway.core.errors import ApiError, Refused
 from gateway.core.estimate import Plan, plan, upstream_max_tokens
 from gateway.core.exchange import Ending, Exchange
@@ -53,7 +53,8 @@ INFERENCE_ROUTES = {f"/v1/{kind.value}": kind for kind in Kind}
 MODEL_PREFIX = "/v1/models/"
 MODEL_ROUTE = "/v1/models/{id}"
 PLATFORM_ROUTES = frozenset(route.template for route in routes.PLATFORM)
-PLAIN_ROUTES = frozenset({*INFERENCE_ROUTES, "/v1/models", "/healthz", "/readyz"})
+OPENAPI_ROUTE = "/openapi.json"
+PLAIN_ROUTES = frozenset({*INFERENCE_ROUTES, "/v1/models", "/healthz", "/readyz", OPENAPI_ROUTE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,9 @@ class Pipeline:
             await self._authenticate(exchange, request)
             model_id = request.path[len(MODEL_PREFIX) :]
             _answer(exchange, reply, 200, retrieve_model(self._stages.state, exchange, model_id))
+        elif request.path == OPENAPI_ROUTE:
+            _require_method(request, "GET")
+            _answer(exchange, reply, 200, openapi.document(self._stages.settings.effective_public_url))
         elif request.path == "/healthz":
             _require_method(request, "GET")
             _answer(exchange, reply, 200, b'{"status":"alive"}')

@@ -99,9 +99,9 @@ class Documents:
 
     async def upload_url(self, call: Call) -> web.StreamResponse:
         """Give the right to upload one document."""
-        body = await call.json()
         async with self._database.connection() as conn:
             eval_set = await self._blob_set(conn, call)
+            body = await call.json()
             idx, field_name = await self._place(conn, eval_set, body.get("idx"), body.get("field_name"))
             mime, size = _mime(body.get("mime")), body.get("file_size")
             if type(size) is not int or not 0 < size <= MAX_BLOB_BYTES:
@@ -134,13 +134,13 @@ class Documents:
 
     async def complete(self, call: Call) -> web.StreamResponse:
         """Attach what was uploaded; a repeat changes nothing."""
-        body = await call.json()
-        storage_uri = body.get("storage_uri")
-        if not isinstance(storage_uri, str) or not storage_uri.startswith(_SCHEME):
-            raise Refused(errors.upload_invalid())
-        blob_id = storage_uri.removeprefix(_SCHEME)
         async with self._database.connection() as conn:
             eval_set = await self._blob_set(conn, call)
+            body = await call.json()
+            storage_uri = body.get("storage_uri")
+            if not isinstance(storage_uri, str) or not storage_uri.startswith(_SCHEME):
+                raise Refused(errors.upload_invalid())
+            blob_id = storage_uri.removeprefix(_SCHEME)
             idx, field_name = await self._place(conn, eval_set, body.get("idx"), body.get("field_name"))
             row = await conn.fetchrow(
                 "SELECT mime, size_bytes FROM control.eval_upload WHERE blob_id = $1 AND set_id = $2 AND idx = $3"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.control.api.caller import Call, Handler, answer
 from gateway.control.catalog import store as catalog
@@ -334,7 +335,7 @@ async def parts_of(call: Call) -> AsyncIterator[BodyPartReader]:
             if not isinstance(part, BodyPartReader):
                 raise Refused(errors.unprocessable("body", "must not hold a multipart body inside another"))
             yield part
-    except (ValueError, AssertionError, web.HTTPException):
+    except (ValueError, AssertionError, web.HTTPException, HttpProcessingError):
         raise Refused(errors.unprocessable("body", "is no well-formed multipart/form-data")) from None
 
 
