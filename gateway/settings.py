@@ -129,6 +129,10 @@ class Settings:
     key_tokens_per_minute: int = _setting(0, "Default limit per key; 0 means none.", low=0, high=1 << 40)
     key_concurrent: int = _setting(0, "Default open requests per key; 0 means none.", low=0, high=1 << 31)
     deploy_timeout_s: float = _setting(600.0, "How long a model may take to become ready.", low=1, high=86_400)
+    max_engines: int = _setting(8, "Engines that this host runs for deploys at once.", low=0, high=1000)
+    engine_linger_s: float = _setting(
+        60.0, "How long an engine or model that no endpoint wants any more is kept.", low=0, high=86_400
+    )
     max_endpoints: int = _setting(100, "Endpoints that an organization may have.", low=1, high=1_000_000)
     openai_api_key: str = _secret("Key for evals of OpenAI's models; empty means that they cannot be asked.")
     openai_base_url: str = _setting("", "Root of OpenAI's API; empty means its own.")

@@ -76,11 +76,12 @@ def draw(curves: Curves, file: Path) -> None:
     figure, panels = pyplot.subplots(
         1, len(curves), figsize=(3.2 * len(curves), 3.2), layout="constrained", sharey=True, squeeze=False
     )
+    top = 1.1 * max(point.cpu_us for points in curves.values() for point in points)
     for axes, (name, points) in zip(panels[0], curves.items(), strict=True):
         places = range(len(points))
         axes.plot(places, [point.cpu_us for point in points], marker="o", color="#0b6e99")
         axes.set_xticks(list(places), [_short(point.size) for point in points])
-        axes.set(title=name, xlabel=AXES[name].about, ylim=(0, None))
+        axes.set(title=name, xlabel=AXES[name].about, ylim=(0, top))
         axes.grid(visible=True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("µs of the worker's CPU a request")
@@ -91,5 +92,5 @@ def draw(curves: Curves, file: Path) -> None:
 def _short(number: int) -> str:
     for unit, letter in ((1_000_000, "M"), (1_000, "k")):
         if number >= unit:
-            return f"{number / unit:g}{letter}"
+            return f"{number / unit:.3g}{letter}"
     return str(number)

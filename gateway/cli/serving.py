@@ -5,6 +5,8 @@ Floor: cli.
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -21,7 +23,10 @@ def serving() -> None:
 
 @serving.command("set")
 @click.argument("model")
-@click.option("--backend", "urls", multiple=True, required=True, metavar="URL", help="An engine; may be repeated.")
+@click.option("--backend", "urls", multiple=True, metavar="URL", help="A running engine; may be repeated.")
+@click.option("--command", metavar="LINE", help="Launch an engine on this host; {port} and {model} are filled in.")
+@click.option("--env", "pairs", multiple=True, metavar="NAME=VALUE", help="For that engine; may be repeated.")
+@click.option("--triton", "triton_url", metavar="URL", help="A model to load: triton://host:port/model.")
 @click.option("--upstream-model", help="What the engines call it, where that is not its id.")
 @click.option("--health-path", default="/health", show_default=True, help="What says that an engine is ready.")
 @click.option("--strict-backend", is_flag=True, help="The engines refuse fields that they do not know.")
@@ -32,12 +37,24 @@ async def set_(
     /,
     model: str,
     urls: tuple[str, ...],
+    command: str | None,
+    pairs: tuple[str, ...],
+    triton_url: str | None,
     upstream_model: str | None,
     health_path: str,
     strict_backend: bool,
     max_output_tokens: int | None,
 ) -> None:
-    """Say which running engines serve MODEL (a real id of the catalogue). Deploys from now on use them."""
+    """Say what serves MODEL (a real id of the catalogue). Deploys from now on use it.
+
+    Either running engines (--backend), an engine that this host launches (--command), or a model that is loaded on a
+    Triton server (--triton).
+
+    \b
+      serving set meta-llama/Llama-3.1-8B-Instruct --command 'vllm serve {model} --port {port}'
+      serving set my-llama --command 'llama-server -m /models/my.gguf --port {port}' --upstream-model my-llama
+      serving set my-trt --triton triton://gpu-1:8001/ensemble
+    """
     from gateway.control.database import NotFound, Refused
     from gateway.control.deploys import store
     from gateway.control.endpoints import normal_url
@@ -45,14 +62,46 @@ async def set_(
     if not health_path.startswith("/"):
         raise Refused("The health path of a backend starts with a slash.")
     options: dict[str, Any] = {"health_path": health_path, "tolerates_unknown_fields": not strict_backend}
-    spec: dict[str, Any] = {"backends": [normal_url(url) for url in urls], "options": options}
+    if sum(map(bool, (urls, command, triton_url))) != 1:
+        raise Refused("Give --backend, --command or --triton: one of them.")
+    driver = "static"
+    spec: dict[str, Any] = {"options": options}
+    if urls:
+        spec["backends"] = [normal_url(url) for url in urls]
+    elif command is not None:
+        driver = "process"
+        spec |= {"command": _words(command), "env": dict(_pair(pair) for pair in pairs)}
+    else:
+        driver, spec["url"] = "triton", triton_url
     if upstream_model is not None:
         spec["model"] = upstream_model
     async with place.control() as conn:
         if not await conn.fetchval("SELECT true FROM control.model WHERE id = $1", model):
             raise NotFound(f"The catalogue has no open model {model!r}.")
-        await store.register(conn, model, "static", spec, max_output_tokens=max_output_tokens)
+        await store.register(conn, model, driver, spec, max_output_tokens=max_output_tokens)
     await _show(place)
+
+
+def _words(command: str) -> list[str]:
+    """The words of a command line, as a shell would cut it; none ever runs it."""
+    from gateway.control.database import Refused
+
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise Refused(f"The command line cannot be read: {error}.") from None
+    if not words or not any("{port}" in word for word in words):
+        raise Refused("The command line of an engine must hold {port}, where it is to listen.")
+    return words
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from gateway.control.database import Refused
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise Refused(f"--env takes NAME=VALUE, not {text!r}.")
+    return name, value
 
 
 @serving.command("list")
@@ -62,6 +111,10 @@ async def list_(place: Place, /) -> None:
     await _show(place)
 
 
+def _served_by(spec: Mapping[str, Any]) -> str:
+    return ", ".join(spec.get("backends", [])) or shlex.join(spec.get("command", [])) or str(spec.get("url", ""))
+
+
 async def _show(place: Place) -> None:
     async with place.control() as conn:
         rows = await conn.fetch("SELECT model_id, driver, spec FROM control.serving ORDER BY model_id")
@@ -69,14 +122,14 @@ async def _show(place: Place) -> None:
         {
             "model": row["model_id"],
             "driver": row["driver"],
-            "backends": ", ".join(orjson.loads(row["spec"]).get("backends", [])),
+            "served_by": _served_by(orjson.loads(row["spec"])),
         }
         for row in rows
     ]
     show_list(
         place,
         found,
-        columns=("model", "driver", "backends"),
+        columns=("model", "driver", "served_by"),
         title="What serves which model",
         empty="Nothing is registered, so nothing can be deployed.",
     )

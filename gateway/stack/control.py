@@ -27,8 +27,10 @@ from gateway.control.api.evals import EvalRuns, EvalSets
 from gateway.control.api.metrics import Metrics
 from gateway.control.api.tasks import Tasks
 from gateway.control.database import Store
-from gateway.control.deploys.drivers import DRIVERS
+from gateway.control.deploys.drivers import Driver, Static
 from gateway.control.deploys.loop import DeployLoop
+from gateway.control.deploys.process import Process
+from gateway.control.deploys.triton import Triton
 from gateway.control.evals.blobs import LocalBlobs
 from gateway.control.evals.engines import OpenModels
 from gateway.control.evals.grading import Grader
@@ -38,6 +40,7 @@ from gateway.control.metrics.outages import OutageWatch
 from gateway.control.vendors.client import Access, VendorModels
 from gateway.control.vendors.wire import VENDORS
 from gateway.settings import Settings
+from gateway.stack.engine_host import LocalEngines
 from gateway.stack.processes import write_private
 from gateway.stack.stopping import StopRequest
 from ledger.books.ledger import Ledger
@@ -68,14 +71,21 @@ async def run_control(settings: Settings) -> None:
         if money is None:
             return
         ledger = Ledger(money.pool)
-        deploys = DeployLoop(database, ledger, DRIVERS, patience_s=settings.deploy_timeout_s)
+        engines = LocalEngines(settings.data_path)
+        stack.push_async_callback(engines.close)
+        drivers: dict[str, Driver] = {
+            "static": Static(),
+            "process": Process(engines, most=settings.max_engines, linger_s=settings.engine_linger_s),
+            "triton": Triton(linger_s=settings.engine_linger_s),
+        }
+        deploys = DeployLoop(database, ledger, drivers, patience_s=settings.deploy_timeout_s)
         blobs = LocalBlobs(settings.data_path / "documents")
         run_money = RunMoney(money.counter, money.cover, money.outbox, ledger)
         grader = await stack.enter_async_context(Grader.open())
         evals = EvalRunner(
             database,
             run_money,
-            open_models=OpenModels(database, DRIVERS, patience_s=settings.deploy_timeout_s),
+            open_models=OpenModels(database, drivers, patience_s=settings.deploy_timeout_s),
             vendor_models=await stack.enter_async_context(VendorModels.open(_access(settings))),
             grader=grader,
             blobs=blobs,
@@ -92,7 +102,12 @@ async def run_control(settings: Settings) -> None:
             **EvalRuns(database, run_money, evals).handlers(),
             **documents.handlers(),
         }
-        works = {"deploys": deploys.run(), "evals": evals.run(), "outages": OutageWatch(database).run()}
+        works = {
+            "engines": engines.watch(),
+            "deploys": deploys.run(),
+            "evals": evals.run(),
+            "outages": OutageWatch(database).run(),
+        }
         for name, work in works.items():
             stack.push_async_callback(_stop_task, asyncio.create_task(work, name=name))
         await stack.enter_async_context(_routes(handlers, settings))

@@ -39,7 +39,8 @@ class Spec:
 
     ``lock`` is the file that proves it runs. ``stop_signal`` asks it to end, also when this process dies.
     ``identity`` are options of :mod:`gateway.stack.launch` that give up root. ``log`` is appended to; without
-    one the program shares this process's standard output and error.
+    one the program shares this process's standard output and error. ``outlives_parent``: it is not asked to end when
+    this process dies; whoever comes after finds it by its lock.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Spec:
     environment: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
     log: Path | None = None
+    outlives_parent: bool = False
 
 
 class Child:
@@ -122,7 +124,8 @@ class Child:
 def _spawn(spec: Spec) -> subprocess.Popen[bytes]:
     spec.lock.parent.mkdir(parents=True, exist_ok=True)
     options = ["--lock", str(spec.lock.absolute()), *spec.identity]
-    options += ["--death-signal", str(int(spec.stop_signal)), "--parent", str(os.getpid())]
+    if not spec.outlives_parent:
+        options += ["--death-signal", str(int(spec.stop_signal)), "--parent", str(os.getpid())]
     with contextlib.ExitStack() as files:
         out: IO[bytes] | int | None = None
         if spec.log is not None:

@@ -1,5 +1,6 @@
-"""Contract tests of the platform need its catalogue."""
+"""Fixtures of the contract tests."""
 
+from tests.contract.flavours import chat_model, flavour
 from tests.seed.conftest import catalog
 
-__all__ = ["catalog"]
+__all__ = ["catalog", "chat_model", "flavour"]

@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from typing import Any
 
 import pytest
 
 from gateway.control.database import session
 from gateway.control.deploys import store
+from gateway.control.deploys.process import name_of
 from gateway.core.state import EndpointStatus, Scope
 from gateway.stack.processes import free_port, lock_holder
 from tests.seed import demo
@@ -21,7 +23,7 @@ from tests.system.harness import MODEL, Gateway, Tenant
 
 pytestmark = pytest.mark.usefixtures("catalog", "serving")
 TASK = "contract-key-fields"
-BEST, SECOND, THIRD = demo.REAL[TASK][:3]
+BEST, SECOND, THIRD, LAUNCHED = demo.REAL[TASK]
 HELLO = [{"role": "user", "content": "Hello there"}]
 
 
@@ -403,3 +405,61 @@ async def test_s049_no_real_name_gets_out(gateway: Gateway, owner: Tenant) -> No
     for text in said:
         for word in words:
             assert word.encode() not in text.lower(), word
+
+
+@pytest.fixture(scope="module")
+def engines(session_gateway: Gateway, catalog: None) -> None:
+    """A model whose engine this host launches."""
+    words = [sys.executable, "-m", "backends.simulator", "--model", "{model}", "--port", "{port}"]
+
+    async def register() -> None:
+        async with session(session_gateway.settings.database_url) as conn:
+            spec = {"command": words, "model": MODEL}
+            await store.register(conn, LAUNCHED, "process", spec, max_output_tokens=1024)
+
+    run_apart(register())
+
+
+def launched_pid(gateway: Gateway) -> int:
+    lock = gateway.settings.data_path / "run" / f"engine-{name_of(LAUNCHED)}.lock"
+    return lock_holder(lock) or 0
+
+
+@pytest.mark.usefixtures("engines")
+async def test_an_engine_of_this_host_lives_as_long_as_it_is_wanted(gateway: Gateway, owner: Tenant) -> None:
+    """Launched by the first deploy, shared by the second; killed it comes back; the control process may die over it."""
+    task = next(task for task, models in demo.REAL.items() if LAUNCHED in models)
+    board = (await gateway.get(f"/v1/tasks/{task}/leaderboard", owner.key)).json
+    alias = board["models"][demo.REAL[task].index(LAUNCHED)]["name"]
+    made = []
+    for _ in range(2):
+        status, events, _ = await raw_deploy(gateway, owner.key, task=task, model=alias)
+        assert (status, events[-1][0]) == (200, "complete"), events
+        made.append(events[-1][1]["endpoint"]["id"])
+    pid = launched_pid(gateway)
+    assert pid
+    for endpoint_id in made:
+        assert (await gateway.chat(owner, model=endpoint_id, max_tokens=3)).status == 200
+
+    control = lock_holder(gateway.settings.data_path / "run" / "control.lock")
+    assert control
+    os.kill(control, signal.SIGKILL)
+    assert (await gateway.chat(owner, model=made[0], max_tokens=3)).status == 200
+    async with asyncio.timeout(30):
+        while (await gateway.get("/v1/endpoints", owner.key)).status != 200:
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(2)
+    assert launched_pid(gateway) == pid
+
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while (answer := await gateway.chat(owner, model=made[1], max_tokens=3)).status != 200:
+            assert answer.status in (502, 503), answer.raw
+            await asyncio.sleep(0.1)
+    assert launched_pid(gateway) not in (0, pid)
+
+    for endpoint_id in made:
+        assert (await gateway.post(f"/v1/endpoints/{endpoint_id}/stop", owner.key, None)).status == 200
+    async with asyncio.timeout(30):
+        while launched_pid(gateway):
+            await asyncio.sleep(0.1)

@@ -474,6 +474,7 @@ def gateway_settings(folder: Path, postgres: PostgresService, redis: RedisServic
         "hold_expiry_s": 6.0,
         "hold_heartbeat_s": 0.5,
         "drain_timeout_s": 10.0,
+        "engine_linger_s": 2.0,
         "resync_s": 5.0,
     }
     return Settings(**(values | overrides))

@@ -24,7 +24,13 @@ class CannotServe(Exception):
 
 
 class Driver(Protocol):
-    """One way to serve models."""
+    """One way to serve models.
+
+    Attributes:
+        moves: whether addresses may change while a model is served, so that endpoints have to be pointed anew.
+    """
+
+    moves: bool
 
     async def addresses(self, serving: Serving) -> Sequence[ServingBackend]:
         """Make sure that engines run or are about to; their addresses.
@@ -33,9 +39,14 @@ class Driver(Protocol):
             CannotServe: there will be none.
         """
 
+    async def keep(self, wanted: Sequence[Serving]) -> None:
+        """Have what these models need run, and end what nobody wants any more. Called every few seconds."""
+
 
 class Static:
     """Engines that somebody else runs: ``{"backends": [url, …], "options": {…}}``."""
+
+    moves = False
 
     async def addresses(self, serving: Serving) -> Sequence[ServingBackend]:
         """Those that were registered."""
@@ -45,8 +56,8 @@ class Static:
         options = serving.spec.get("options", {})
         return [ServingBackend(url, kind_of(url), options) for url in urls]
 
-
-DRIVERS: Final[dict[str, Driver]] = {"static": Static()}
+    async def keep(self, wanted: Sequence[Serving]) -> None:
+        """Somebody else takes care of them."""
 
 
 async def until_one_answers(backends: Sequence[ServingBackend], model: str, *, patience_s: float) -> None:

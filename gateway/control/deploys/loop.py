@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -21,10 +22,11 @@ from ledger.core.money import NANOS_PER_MICRO
 from ledger.errors import LedgerError
 
 if TYPE_CHECKING:
-    from gateway.control.database import Store
+    from gateway.control.database import Connection, Store
     from ledger.books.ledger import Ledger
 
 LOOK_EVERY_S: Final = 0.25
+KEEP_EVERY_S: Final = 1.0
 STAND_BY_S: Final = 1.0
 RETRY_S: Final = 1.0
 AT_ONCE: Final = 64
@@ -75,9 +77,13 @@ class DeployLoop:
             if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
                 return
             try:
+                keep_s = 0.0
                 while True:
                     wanted = {one.id: one for one in await store.under_way(conn)}
                     self._follow(wanted)
+                    if time.monotonic() >= keep_s:
+                        await self._keep_drivers(conn)
+                        keep_s = time.monotonic() + KEEP_EVERY_S
                     self._wake.clear()
                     try:
                         await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
@@ -85,6 +91,21 @@ class DeployLoop:
                         continue
             finally:
                 await conn.fetchval("SELECT pg_advisory_unlock($1)", _LOCK)
+
+    async def _keep_drivers(self, conn: Connection) -> None:
+        """Tell the drivers which models are wanted, and point endpoints to engines that have moved."""
+        servings = await store.wanted_servings(conn)
+        for name, driver in self._drivers.items():
+            wanted = [serving for serving in servings if serving.driver == name]
+            try:
+                await driver.keep(wanted)
+                if driver.moves:
+                    for serving in wanted:
+                        await store.point_to(conn, serving.model_id, await driver.addresses(serving))
+            except CannotServe as error:
+                log.warning("A model that is wanted cannot be served at the moment: %s", error)
+            except Exception:
+                log.exception("The driver %s failed.", name)
 
     def _follow(self, wanted: Mapping[str, Deployed]) -> None:
         """Have a task for each endpoint that is under way, and none for others."""

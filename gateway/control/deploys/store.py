@@ -197,15 +197,7 @@ async def set_live(conn: Connection, endpoint_id: str, backends: Sequence[Servin
         if not await change_status(conn, endpoint_id, EndpointStatus.LIVE, only_from=UNDER_WAY):
             return False
         await conn.execute("UPDATE control.endpoint SET real_model = $2 WHERE id = $1", endpoint_id, real_model)
-        await conn.execute("DELETE FROM control.backend WHERE endpoint_id = $1", endpoint_id)
-        await conn.executemany(
-            "INSERT INTO control.backend (id, endpoint_id, url, kind, options, position)"
-            " VALUES ($1, $2, $3, $4, $5, $6)",
-            [
-                (new_id("be"), endpoint_id, one.url, one.kind, orjson.dumps(one.options).decode(), position)
-                for position, one in enumerate(backends)
-            ],
-        )
+        await _replace_backends(conn, endpoint_id, backends)
     return True
 
 
@@ -236,6 +228,44 @@ async def serving_of(conn: Connection, model_id: str) -> Serving | None:
         model_id,
     )
     return None if row is None else Serving(**{**dict(row), "spec": orjson.loads(row["spec"])})
+
+
+async def wanted_servings(conn: Connection) -> list[Serving]:
+    """What serves the models that endpoints or eval runs want now."""
+    rows = await conn.fetch(
+        "SELECT s.model_id, s.driver, s.spec, m.context_tokens,"
+        " least(coalesce(s.max_output_tokens, m.context_tokens), m.context_tokens) AS max_output_tokens"
+        " FROM control.serving s JOIN control.model m ON m.id = s.model_id WHERE EXISTS"
+        " (SELECT 1 FROM control.endpoint e WHERE e.model_id = s.model_id AND e.deleted_at IS NULL"
+        " AND e.status IN ('live', 'deploying', 'starting')) OR EXISTS"
+        " (SELECT 1 FROM control.eval_run r JOIN control.eval_candidate c ON c.run_id = r.id"
+        " WHERE r.ended_at IS NULL AND c.kind = 'open' AND c.model_id = s.model_id) ORDER BY s.model_id"
+    )
+    return [Serving(**{**dict(row), "spec": orjson.loads(row["spec"])}) for row in rows]
+
+
+async def point_to(conn: Connection, model_id: str, backends: Sequence[ServingBackend]) -> None:
+    """Point the live endpoints of a model to where its engines are now; those that are right stay as they are."""
+    urls = [one.url for one in backends]
+    for row in await conn.fetch(
+        "SELECT e.id FROM control.endpoint e WHERE e.model_id = $1 AND e.deleted_at IS NULL AND e.status = 'live'"
+        " AND ARRAY(SELECT b.url FROM control.backend b WHERE b.endpoint_id = e.id ORDER BY b.position) <> $2::text[]",
+        model_id,
+        urls,
+    ):
+        async with conn.transaction():
+            await _replace_backends(conn, row["id"], backends)
+
+
+async def _replace_backends(conn: Connection, endpoint_id: str, backends: Sequence[ServingBackend]) -> None:
+    await conn.execute("DELETE FROM control.backend WHERE endpoint_id = $1", endpoint_id)
+    await conn.executemany(
+        "INSERT INTO control.backend (id, endpoint_id, url, kind, options, position) VALUES ($1, $2, $3, $4, $5, $6)",
+        [
+            (new_id("be"), endpoint_id, one.url, one.kind, orjson.dumps(one.options).decode(), position)
+            for position, one in enumerate(backends)
+        ],
+    )
 
 
 async def flat_price_micros(conn: Connection, task_id: str, model_id: str) -> int | None:
