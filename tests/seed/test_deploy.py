@@ -407,6 +407,23 @@ async def test_s049_no_real_name_gets_out(gateway: Gateway, owner: Tenant) -> No
             assert word.encode() not in text.lower(), word
 
 
+async def test_a_deploy_that_is_sent_again_is_the_same(gateway: Gateway, owner: Tenant) -> None:
+    """The same key and body: one endpoint, whose stream is told again; another body: 422."""
+    named = {"headers": {"Idempotency-Key": "deploy-once"}}
+    first, again = await asyncio.gather(
+        *(gateway.post("/v1/endpoints", owner.key, {"task": TASK}, **named) for _ in range(2))
+    )
+    later = await gateway.post("/v1/endpoints", owner.key, {"task": TASK}, **named)
+    ids = {
+        json.loads(answer.body.decode().rsplit("data: ", 1)[1])["endpoint"]["id"] for answer in (first, again, later)
+    }
+    assert len(ids) == 1
+    listed = (await gateway.get("/v1/endpoints", owner.key)).json
+    assert sum(one["task"] == TASK for one in listed) == 1
+    other = await gateway.post("/v1/endpoints", owner.key, {"task": TASK, "name": "other"}, **named)
+    assert other.status == 422
+
+
 @pytest.fixture(scope="module")
 def engines(session_gateway: Gateway, catalog: None) -> None:
     """A model whose engine this host launches."""

@@ -15,8 +15,9 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from gateway.control.claims import Claim
 from gateway.control.database import StoreUnavailable
-from gateway.core import errors, inner, routes
+from gateway.core import errors, idempotency, inner, routes
 from gateway.core.errors import ApiError, Refused
 
 log = logging.getLogger("pareta.control")
@@ -57,6 +58,22 @@ class Call:
         """A parameter of the query; the last one if it is repeated."""
         values = self.request.query.getall(name, [])
         return values[-1] if values else None
+
+
+def claim_of(call: Call, what: bytes) -> Claim | None:
+    """The client's idempotency key, if it sent one.
+
+    Args:
+        what: the request, whose repeat is told from another one by it.
+
+    Raises:
+        Refused: 400, it is no usable key.
+    """
+    header = call.request.headers.get("Idempotency-Key")
+    if header is None:
+        return None
+    name = idempotency.claim_name(call.request.path, header.encode("utf-8", "surrogateescape"))
+    return Claim(name, idempotency.fingerprint(what))
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from aiohttp import web
 
-from gateway.control.api.caller import Call, Handler, answer
+from gateway.control.api.caller import Call, Handler, answer, claim_of
 from gateway.control.catalog import store as catalog
+from gateway.control.claims import ClaimDiffers
 from gateway.control.deploys import store
 from gateway.control.deploys.loop import DeployLoop
 from gateway.control.deploys.store import UNDER_WAY, Deployed, NameTaken, QuotaReached
@@ -155,7 +156,10 @@ class Endpoints:
                     name=name,
                     serving=serving,
                     most=self._most,
+                    claim=claim_of(call, orjson.dumps([task_id, wanted, name])),
                 )
+            except ClaimDiffers:
+                raise Refused(errors.idempotency_mismatch()) from None
             except NameTaken:
                 raise Refused(errors.name_taken(name or "")) from None
             except QuotaReached:

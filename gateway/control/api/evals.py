@@ -12,16 +12,17 @@ import orjson
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.control.api.caller import Call, Handler, answer
+from gateway.control.api.caller import Call, Handler, answer, claim_of
 from gateway.control.catalog import store as catalog
 from gateway.control.catalog.values import Task
+from gateway.control.claims import ClaimDiffers
 from gateway.control.database import new_id
 from gateway.control.evals import runs, sets
 from gateway.control.evals.prices import most_micros
 from gateway.control.evals.prompts import messages
 from gateway.control.evals.results import in_order
 from gateway.control.evals.rows import EvalRow, LineReader, RowInvalid
-from gateway.control.evals.sets import Attached, Claim, ClaimDiffers
+from gateway.control.evals.sets import Attached
 from gateway.control.evals.values import Candidate, EvalSet, ItemAnswer, Measure, Result, Run, RunStatus
 from gateway.core import errors, idempotency
 from gateway.core.errors import Refused
@@ -307,19 +308,6 @@ async def found_set(conn: Connection, call: Call) -> EvalSet:
     if found is None:
         raise Refused(errors.eval_set_not_found(call.ids["set_id"]))
     return found
-
-
-def claim_of(call: Call, what: bytes) -> Claim | None:
-    """The client's idempotency key, if it sent one.
-
-    Raises:
-        Refused: 400, it is no usable key.
-    """
-    header = call.request.headers.get("Idempotency-Key")
-    if header is None:
-        return None
-    name = idempotency.claim_name(call.request.path, header.encode("utf-8", "surrogateescape"))
-    return Claim(name, idempotency.fingerprint(what))
 
 
 async def parts_of(call: Call) -> AsyncIterator[BodyPartReader]:

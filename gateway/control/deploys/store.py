@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from gateway.control.claims import CLAIM_KEPT, Claim, ClaimDiffers
 from gateway.control.database import Refused, new_id
 from gateway.core.state import EndpointStatus
 
@@ -107,19 +108,23 @@ async def create(
     name: str | None,
     serving: Serving,
     most: int,
+    claim: Claim | None = None,
 ) -> Deployed:
     """Take note of a deploy; the loop does the rest.
 
     Args:
         most: endpoints that an organization may have.
+        claim: the same one twice makes one endpoint.
 
     Raises:
-        NameTaken, QuotaReached.
+        NameTaken, QuotaReached, ClaimDiffers.
     """
     endpoint_id = new_id("ep")
     async with conn.transaction():
         # Two deploys at once must not both find the name free, or the last place.
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"pareta endpoint {org_id}")
+        if claim is not None and (earlier := await _claimed(conn, org_id, claim)) is not None:
+            return earlier
         if name is not None and await find(conn, org_id, name) is not None:
             raise NameTaken(f"There is an endpoint called {name!r} already.")
         count = await conn.fetchval(
@@ -129,8 +134,9 @@ async def create(
             raise QuotaReached(f"The organization has {most} endpoints already.")
         await conn.execute(
             "INSERT INTO control.endpoint (id, org_id, name, model_alias, real_model, status, context_tokens,"
-            " max_output_tokens, capabilities, task_id, model_id, stage)"
-            " VALUES ($1, $2, $3, $4, $5, 'deploying', $6, $7, ARRAY['chat', 'completion'], $8, $9, 'accepted')",
+            " max_output_tokens, capabilities, task_id, model_id, stage, claim, fingerprint)"
+            " VALUES ($1, $2, $3, $4, $5, 'deploying', $6, $7, ARRAY['chat', 'completion'], $8, $9, 'accepted',"
+            " $10, $11)",
             endpoint_id,
             org_id,
             name or endpoint_id,
@@ -140,10 +146,30 @@ async def create(
             serving.max_output_tokens,
             task_id,
             serving.model_id,
+            None if claim is None else claim.name,
+            None if claim is None else claim.fingerprint,
         )
     made = await find(conn, org_id, endpoint_id)
     assert made is not None
     return made
+
+
+async def _claimed(conn: Connection, org_id: str, claim: Claim) -> Deployed | None:
+    await conn.execute(
+        "UPDATE control.endpoint SET claim = NULL WHERE org_id = $1 AND claim = $2"
+        " AND (deleted_at IS NOT NULL OR created_at < now() - $3::interval)",
+        org_id,
+        claim.name,
+        CLAIM_KEPT,
+    )
+    row = await conn.fetchrow(
+        "SELECT id, fingerprint FROM control.endpoint WHERE org_id = $1 AND claim = $2", org_id, claim.name
+    )
+    if row is None:
+        return None
+    if row["fingerprint"] != claim.fingerprint:
+        raise ClaimDiffers
+    return await find(conn, org_id, row["id"])
 
 
 async def change_status(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from gateway.control.claims import CLAIM_KEPT, Claim, ClaimDiffers
 from gateway.control.evals.money import RunHold
-from gateway.control.evals.sets import CLAIM_KEPT, Claim, ClaimDiffers
 from gateway.control.evals.values import Candidate, ItemAnswer, Measure, Result, Run, RunStatus
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from gateway.control.claims import CLAIM_KEPT, Claim, ClaimDiffers
 from gateway.control.database import new_id
 from gateway.control.evals.rows import EvalRow
 from gateway.control.evals.values import EvalSet
@@ -19,23 +19,10 @@ from gateway.control.evals.values import EvalSet
 if TYPE_CHECKING:
     from gateway.control.database import Connection
 
-CLAIM_KEPT: Final = timedelta(hours=24)
 _SELECT = (
     "SELECT s.id, s.task_id, s.name, s.item_count, t.scoring_strategy, s.created_at"
     " FROM control.eval_set s JOIN control.task t ON t.id = s.task_id"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A client's idempotency key, and what it was sent with."""
-
-    name: str
-    fingerprint: str
-
-
-class ClaimDiffers(Exception):
-    """The idempotency key was used for another request."""
 
 
 @dataclass(frozen=True, slots=True)
