@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.load import Target
 from benchmarks.mock import process as mock_process
@@ -164,12 +165,15 @@ class BenchStack:
 
 
 @contextmanager
-def running(*, workers: int = 1, say: Callable[[str], None] = lambda _: None) -> Iterator[BenchStack]:
+def running(
+    *, workers: int = 1, say: Callable[[str], None] = lambda _: None, **overrides: Any
+) -> Iterator[BenchStack]:
     """Start a stack, and stop it at the end. This process moves to the cores of all that is not measured.
 
     Args:
         workers: worker processes of the gateway.
         say: is told what is going on.
+        overrides: more settings of the gateway.
 
     Raises:
         StackError: it does not start.
@@ -197,6 +201,7 @@ def running(*, workers: int = 1, say: Callable[[str], None] = lambda _: None) ->
             redis_url=redis.url,
             # One engine gets every stream, up to 10,000 of them.
             pool_max_connections=20_000,
+            **overrides,
         )
         say("starting the mock engine")
         mock = cleanup.enter_context(mock_process.running("--model", MODEL))

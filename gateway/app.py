@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -45,6 +46,7 @@ from ledger.cover import Cover
 from ledger.follow import EpochFollower
 from ledger.outbox import SettlementOutbox
 from ledger.outbox.books import LedgerBooks
+from ledger.outbox.delivery import OnSettled
 from ledger.outbox.journal import Journal
 
 log = logging.getLogger("pareta.worker")
@@ -56,6 +58,7 @@ ACCEPTED_GRACE_S = 0.25
 GC_THRESHOLDS = (20_000, 50, 50)
 """What requests leave behind is freed by its reference counts; a collection every 700 objects finds nothing."""
 LEDGER_CONNECTIONS = 4
+MOST_FILES = 1 << 20
 POOL_CLOSE_S = 2.0
 REDELIVER_AFTER_S = 30.0
 JOURNAL_WAIT_S = 10.0
@@ -88,6 +91,7 @@ async def run_worker(settings: Settings, slot: int, open_money: OpenMoney | None
         StateUnavailable, LedgerUnavailable: Postgres can't be reached at the start.
         JournalUnavailable: the journal belongs to a living worker or can't be opened.
     """
+    _open_many_files()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -245,7 +249,25 @@ async def _joined(settings: Settings, slot: int, open_money: OpenMoney) -> Async
 
 @asynccontextmanager
 async def _open_ledger(settings: Settings, slot: int, metrics: Metrics) -> AsyncIterator[Money]:
-    """The credit counter in Redis, the books in Postgres, and the journal between them."""
+    """A worker's ledger. The first one also takes what workers left behind that are not there any more."""
+    async with open_ledger(settings, f"worker-{slot}", metrics.settled) as money:
+        if slot == 0:
+            # Fewer workers than last time leave journals that nobody else would open.
+            await money.outbox.adopt_orphans(settings.journals, from_slot=settings.workers)
+        yield money
+
+
+@asynccontextmanager
+async def open_ledger(settings: Settings, journal_name: str, on_settled: OnSettled | None) -> AsyncIterator[Money]:
+    """The credit counter in Redis, the books in Postgres, and the journal between them.
+
+    Args:
+        journal_name: of this process's journal among those of the data folder.
+
+    Raises:
+        LedgerUnavailable: Postgres can't be reached.
+        JournalUnavailable: the journal belongs to a living process or can't be opened.
+    """
     async with AsyncExitStack() as stack:
         pool = await open_pool(
             settings.database_url,
@@ -268,22 +290,18 @@ async def _open_ledger(settings: Settings, slot: int, metrics: Metrics) -> Async
             slice_nanos=settings.escrow_slice_micros * NANOS_PER_MICRO,
             timeout_s=settings.postgres_timeout_s,
         )
-        journals = settings.data_path / "journal"
-        journal = await Journal.open(journals / f"worker-{slot}", wait_s=JOURNAL_WAIT_S)
+        journal = await Journal.open(settings.journals / journal_name, wait_s=JOURNAL_WAIT_S)
         outbox = SettlementOutbox(
             journal,
             counter,
             LedgerBooks(pool, MonthKeeper(), counter),
             cover,
-            on_settled=metrics.settled,
+            on_settled=on_settled,
             # What Redis lost has to be found before its credit is released.
             redeliver_after_s=min(REDELIVER_AFTER_S, settings.epoch_grace_s / 4),
         )
         stack.push_async_callback(outbox.close)
         await outbox.recover()
-        if slot == 0:
-            # Fewer workers than last time leave journals that nobody else would open.
-            await outbox.adopt_orphans(journals, from_slot=settings.workers)
         stack.push_async_callback(_stop_task, asyncio.create_task(EpochFollower(pool, counter).run()))
         yield Money(pool, counter, cover, outbox)
 
@@ -360,6 +378,14 @@ async def _stop_task(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def _open_many_files() -> None:
+    """Use as many open files as this user may: a stream takes two, and usual limits are far below `max_connections`."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _ready_file() -> Path | None:

@@ -21,12 +21,21 @@ class SettingsError(ValueError):
 
 
 BARE_NAMES = frozenset(
-    {"host", "port", "admin_port", "data_dir", "model_folders", "workers", "database_url", "redis_url"}
+    {
+        *("host", "port", "admin_port", "data_dir", "model_folders", "workers", "database_url", "redis_url"),
+        *("openai_api_key", "openai_base_url", "anthropic_api_key", "anthropic_base_url"),
+        *("gemini_api_key", "gemini_base_url"),
+    }
 )
 
 
 def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
     return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+
+
+def _secret(doc: str) -> Any:
+    """A text that is never shown."""
+    return field(default="", repr=False, metadata={"doc": doc, "low": None, "high": None, "secret": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,10 @@ class Settings:
     admin_host: str = _setting("127.0.0.1", "Address of /metrics and the process health; keep it on loopback.")
     admin_port: int = _setting(0, "Port of the admin listener; 0 means port + 1.", low=0, high=65535)
     public_url: str = _setting("", "Absolute root customers reach us at; empty means http://host:port.")
+    upload_port: int = _setting(
+        0, "Port for uploads of large documents; 0 means port + 2, or any if that is taken.", low=0, high=65535
+    )
+    upload_url: str = _setting("", "Absolute root customers reach that port at; empty means http://host:upload_port.")
     workers: int = _setting(1, "Worker processes that share the port.", low=1, high=256)
     data_dir: str = _setting(".data", "Folder of journals and of the embedded databases.")
     database_url: str = _setting("", "postgres://… of an external cluster; empty means embedded.")
@@ -117,6 +130,15 @@ class Settings:
     key_concurrent: int = _setting(0, "Default open requests per key; 0 means none.", low=0, high=1 << 31)
     deploy_timeout_s: float = _setting(600.0, "How long a model may take to become ready.", low=1, high=86_400)
     max_endpoints: int = _setting(100, "Endpoints that an organization may have.", low=1, high=1_000_000)
+    openai_api_key: str = _secret("Key for evals of OpenAI's models; empty means that they cannot be asked.")
+    openai_base_url: str = _setting("", "Root of OpenAI's API; empty means its own.")
+    anthropic_api_key: str = _secret("Key for evals of Anthropic's models; empty means that they cannot be asked.")
+    anthropic_base_url: str = _setting("", "Root of Anthropic's API; empty means its own.")
+    gemini_api_key: str = _secret("Key for evals of Google's models; empty means that they cannot be asked.")
+    gemini_base_url: str = _setting("", "Root of Gemini's API; empty means its own.")
+    demo_vendor_url: str = _setting(
+        "", "Root of the engine that plays a vendor in the demonstration; empty means that there is none."
+    )
     log_requests: bool = _setting(True, "Write one structured line per request to standard output.")
 
     @property
@@ -133,6 +155,11 @@ class Settings:
     def data_path(self) -> Path:
         """The data folder as an absolute path."""
         return Path(self.data_dir).expanduser().absolute()
+
+    @property
+    def journals(self) -> Path:
+        """The folder of the journals, one for each process that settles."""
+        return self.data_path / "journal"
 
     @property
     def control_file(self) -> Path:
@@ -203,6 +230,7 @@ def _checked(settings: Settings) -> Settings:
     for name, schemes in (
         ("database_url", ("postgres", "postgresql")),
         ("public_url", ("http", "https")),
+        ("upload_url", ("http", "https")),
     ):
         value = getattr(settings, name)
         if value and urlsplit(value).scheme not in schemes:

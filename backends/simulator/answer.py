@@ -11,6 +11,7 @@ letters are cut from the text.
 Pure: all randomness comes from the digest.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -19,6 +20,7 @@ from typing import Any
 
 import orjson
 
+from backends.simulator import rules
 from backends.simulator.options import SimOptions
 from backends.simulator.schema import GenerationRequest, Route, Tool
 from backends.simulator.settings import UNICODE_SUFFIX
@@ -29,6 +31,7 @@ from backends.simulator.vocabulary import PLAIN, UNICODE, Corpus, chat_fragment,
 OVERRUN_TOKENS = 100_000
 """The bound of an answer that takes no notice of its request's."""
 
+_MESSAGE = re.compile(r"<\|([a-z]+)\|>\n(.*?)<\|end\|>", re.DOTALL)
 _MASK = 2**64 - 1
 _ODD = 0x9E3779B97F4A7C15
 
@@ -71,9 +74,12 @@ def answer(request: GenerationRequest, options: SimOptions, *, seed: int, nonce:
     """
     if options.overrun:
         request = replace(request, max_tokens=OVERRUN_TOKENS)
+    by_rules = request.model in rules.MODELS and options.text is None
     text = corpus(_vocabulary(request, options))
     choices: list[Choice] = []
     for prompt in request.prompts:
+        if by_rules:
+            options = replace(options, text=rules.answer(request.model, *_asked(prompt)))
         draw = _digest(request, options, prompt, seed, nonce)
         for _ in range(request.n):
             index = len(choices)
@@ -259,6 +265,13 @@ def _logprob(token: str, alternatives: int) -> dict[str, Any]:
 
 def _scored(token: str, logprob: float) -> dict[str, Any]:
     return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
+
+def _asked(prompt: str) -> tuple[str, str]:
+    """The instructions and the last message of a rendered prompt."""
+    found = _MESSAGE.findall(prompt)
+    instructions = "\n".join(text for role, text in found if role in ("system", "developer"))
+    return instructions, next((text for role, text in reversed(found) if role == "user"), prompt)
 
 
 def _vocabulary(request: GenerationRequest, options: SimOptions) -> str:

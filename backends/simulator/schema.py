@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from backends.simulator.documents import document_text
 from backends.simulator.options import BadOption, SimOptions, parse_options
 from backends.simulator.refusal import Refusal
 from backends.simulator.tokens import IMAGE_TOKENS, count_tokens, render_chat
@@ -259,6 +260,8 @@ def _message(message: Any, index: int) -> tuple[str, str, int]:
             raise _wrong(f"messages.{index}.content", "has a part without a type")
         if part["type"] == "image_url":
             images += 1
+        elif part["type"] == "file":
+            texts.append(document_text(part.get("file")))
         elif isinstance(part.get("text"), str):
             texts.append(part["text"])
     return message["role"], "\n".join(texts) + tail, images

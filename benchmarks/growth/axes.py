@@ -18,6 +18,7 @@ import asyncpg
 
 from benchmarks.growth import population
 from benchmarks.load import Distribution, Load, Measurement, Progress, run
+from benchmarks.processes import open_many_files
 from benchmarks.stack import CREDIT_NANOS, MODEL, RATES, BenchStack
 from gateway.stack.prepare import open_ledger
 
@@ -27,6 +28,7 @@ CONNECTIONS = 32
 STREAMS_A_SECOND = 400.0
 QUIET_ITL_MS = 60_000.0
 SETTLE_S = 1.0
+OTHER_FILES = 1000
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -145,7 +147,9 @@ def streams(run_: Run) -> Iterator[Point]:
     """Open streams that say nothing meanwhile; and what memory each takes."""
     stack = run_.stack
     customers = _some_customers(stack)
-    for size in run_.sizes:
+    # A worker has two connections for each, and cannot have more than this user may have open files.
+    most = (open_many_files() - OTHER_FILES) // 2
+    for size in dict.fromkeys(min(size, most) for size in run_.sizes):
         stack.restart_gateway()
         before = _measure(run_, customers, seconds=1.0)
         if not size:

@@ -22,6 +22,7 @@ from benchmarks.growth.soak import BOUND_MIB_AN_HOUR, Soak
 from benchmarks.growth.soak import soak as soak_for
 from benchmarks.load import LoadFailed
 from benchmarks.plots import MISSING
+from benchmarks.processes import open_many_files
 from benchmarks.results import commit, machine
 from gateway.stack.processes import StackError
 
@@ -40,7 +41,9 @@ def growth(names: tuple[str, ...], seconds: float, quick: bool, out: Path | None
 
     Takes about a quarter of an hour. Each curve has a gateway and databases of its own.
     """
+    open_many_files()
     curves: dict[str, list[Point]] = {}
+    failed: list[str] = []
     console = Console() if sys.stdout.isatty() else Console(width=report.WIDTH)
     chosen = [AXES[name] for name in names or AXES]
     points = sum(len(axis.quick_sizes if quick else axis.sizes) for axis in chosen)
@@ -55,11 +58,15 @@ def growth(names: tuple[str, ...], seconds: float, quick: bool, out: Path | None
                         curves.setdefault(axis.name, []).append(point)
                         step()
             except (GrowthFailed, LoadFailed, StackError) as error:
-                raise click.ClickException(f"{axis.name}: {error}") from None
+                failed.append(f"{axis.name}: {error}")
+    if not any(curves.values()):
+        raise click.ClickException("; ".join(failed))
     report.show(curves, console)
     folder = out or _RESULTS / f"{datetime.now(UTC):%Y-%m-%d-%H%M}-{commit()}-growth"
     report.save(curves, folder, settings={"seconds": seconds, "quick": quick})
     print(f"growth.json, growth.txt and growth.png in {folder}")
+    if failed:
+        raise click.ClickException("; ".join(failed))
 
 
 @click.command()
@@ -70,6 +77,7 @@ def soak(minutes: float, out: Path | None) -> None:
 
     The exit status is 3 if memory grows, or requests went wrong.
     """
+    open_many_files()
     try:
         with _bar(minutes * 60) as (say, _), stacks.running(say=say) as stack:
             say("loading")

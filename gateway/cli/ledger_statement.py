@@ -28,6 +28,7 @@ _WORDS: Final = {
     Meter.REQUEST: "flat price",
     Meter.IMAGE: "images",
     Meter.AUDIO_SECOND: "seconds of audio",
+    Meter.EVAL_MICRO_USD: "micro-USD of evals",
 }
 
 

@@ -37,6 +37,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "endpoint": ("endpoint", "endpoint", "Endpoints and the backends behind them."),
     "catalog": ("catalog", "catalog", "Tasks, models and their public names, measurements."),
     "serving": ("serving", "serving", "What serves the catalogue's open models."),
+    "evals": ("evals", "evals", "Eval runs: how they go."),
     "price": ("price", "price", "Price cards of endpoints."),
     "discount": ("discount", "discount", "Discounts of organizations."),
     "receipt": ("receipt", "receipt", "What one request held, used and cost."),

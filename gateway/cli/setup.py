@@ -40,9 +40,13 @@ async def check_config(place: Place, /) -> None:
 
 def _row(spec: Any, settings: Settings) -> dict[str, Any]:
     value = getattr(settings, spec.name)
+    if spec.metadata.get("secret"):
+        value = "…" if value else ""
+    elif spec.name.endswith("_url"):
+        value = _PASSWORD.sub("…", value)
     return {
         "setting": spec.name,
-        "value": _PASSWORD.sub("…", value) if spec.name.endswith("_url") else value,
+        "value": value,
         "default": spec.default,
         "meaning": spec.metadata["doc"],
     }

@@ -231,6 +231,75 @@ def endpoint_not_found(endpoint: str) -> ApiError:
     )
 
 
+def eval_set_not_found(eval_set: str) -> ApiError:
+    """No such set in this organization."""
+    return ApiError(
+        404,
+        "not_found_error",
+        "eval_set_not_found",
+        f"There is no eval set {_shown(eval_set)}. List yours with GET /v1/eval-sets.",
+        "eval_set_id",
+    )
+
+
+def eval_run_not_found(run: str) -> ApiError:
+    """No such run in this organization."""
+    return ApiError(404, "not_found_error", "eval_run_not_found", f"There is no eval run {_shown(run)}.", "run_id")
+
+
+def unknown_candidate(name: str) -> ApiError:
+    """A candidate is neither on the task's board nor in the vendors' roster."""
+    return ApiError(
+        400,
+        "invalid_request_error",
+        "unknown_candidate",
+        f"{_shown(name)} is neither a model on the board of the set's task nor a frontier model that can be asked."
+        " See the task's leaderboard and GET /v1/eval/frontier-models.",
+        "candidate_model_ids",
+    )
+
+
+def documents_missing(rows: str) -> ApiError:
+    """Rows of a document task have no document yet."""
+    return ApiError(
+        400,
+        "invalid_request_error",
+        "documents_missing",
+        f"Rows without their document: {rows}. Attach one to each with POST /v1/eval-sets/{{id}}/attach-blob.",
+        "eval_set_id",
+    )
+
+
+def eval_quota(most: int) -> ApiError:
+    """The organization has as many eval sets as it may have."""
+    return ApiError(
+        403, "permission_error", "eval_set_quota", f"There are {most} eval sets already. Delete one that is not needed."
+    )
+
+
+def text_task() -> ApiError:
+    """Documents belong to tasks that take some."""
+    return ApiError(
+        400,
+        "invalid_request_error",
+        "no_documents",
+        "The task of this eval set takes no documents; put its text into the rows.",
+        "eval_set_id",
+    )
+
+
+def upload_invalid() -> ApiError:
+    """A finished upload is none that was begun here, or its bytes have not come."""
+    return ApiError(
+        400,
+        "invalid_request_error",
+        "upload_invalid",
+        "storage_uri names no finished upload for this row and field. Ask for a new upload_url, PUT the whole file to"
+        " it, then complete it.",
+        "storage_uri",
+    )
+
+
 def unknown_model(model: str) -> ApiError:
     """What was named is no open model of that task."""
     return ApiError(

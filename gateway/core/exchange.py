@@ -32,6 +32,7 @@ class Ending(StrEnum):
 class Exchange:
     """One request.
 
+    ``prompt_of_record`` says whether the endpoint's was put before the messages; None: it has none.
     ``claim`` is the name of the client's idempotency key; ``replayed`` says that an earlier outcome was the answer.
     ``token_buckets`` and ``open_places`` name the limits that its hold took from, to be given back; a bucket with the
     tokens it took. ``held_epoch`` is the ledger's epoch that the hold was taken in.
@@ -55,6 +56,7 @@ class Exchange:
     held_epoch: int = 0
     claim: str | None = None
     replayed: bool = False
+    prompt_of_record: bool | None = None
     token_buckets: tuple[tuple[str, int], ...] = ()
     open_places: tuple[str, ...] = ()
     status: int = 0

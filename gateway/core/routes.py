@@ -57,6 +57,21 @@ PLATFORM: Final[tuple[Route, ...]] = (
     _full("DELETE", "/v1/endpoints/{endpoint_id}"),
     _full("POST", "/v1/endpoints/{endpoint_id}/start"),
     _full("POST", "/v1/endpoints/{endpoint_id}/stop"),
+    _read("GET", "/v1/endpoints/{endpoint_id}/performance"),
+    _read("GET", "/v1/endpoints/{endpoint_id}/uptime"),
+    _read("GET", "/v1/endpoints/{endpoint_id}/cost"),
+    _read("GET", "/v1/endpoints/{endpoint_id}/quality"),
+    _read("GET", "/v1/endpoints/{endpoint_id}/activity"),
+    _read("GET", "/v1/eval-sets"),
+    _full("POST", "/v1/eval-sets"),
+    _read("GET", "/v1/eval-sets/{set_id}"),
+    _full("DELETE", "/v1/eval-sets/{set_id}"),
+    _full("POST", "/v1/eval-sets/{set_id}/attach-blob"),
+    _full("POST", "/v1/eval-sets/{set_id}/blob-upload-url"),
+    _full("POST", "/v1/eval-sets/{set_id}/blob-upload-complete"),
+    _read("GET", "/v1/eval-runs"),
+    _full("POST", "/v1/eval-runs"),
+    _read("GET", "/v1/eval-runs/{run_id}"),
 )
 """All of them. A literal segment goes before an id: ``match`` is no task."""
 

@@ -86,6 +86,7 @@ class Endpoint:
 
     ``cards`` are the current and future price cards, by ``effective_from_ms`` ascending; ``discounts`` those of its
     organization that may apply to it, in no order.
+    ``prompt_of_record`` goes before the messages of a chat without instructions; ``None`` for most.
     ``capabilities`` is a set of ``chat``, ``completion``, ``embedding``.
     """
 
@@ -102,6 +103,7 @@ class Endpoint:
     backends: tuple[BackendSpec, ...]
     cards: tuple[PriceCard, ...]
     discounts: tuple[Discount, ...] = ()
+    prompt_of_record: str | None = None
 
     def card_at(self, now_ms: int) -> PriceCard | None:
         """The price card in force at a moment (Unix ms), if any."""

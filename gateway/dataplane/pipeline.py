@@ -16,13 +16,14 @@ from typing import Any
 from backends.wire.failure import BackendFailure, FailureCode, Phase, Unsupported
 from backends.wire.openai_stream import encode_event
 from backends.wire.request import InferenceRequest, Kind
-from gateway.core import errors, routes
+from gateway.core import errors, openapi, routes
 from gateway.core.errors import ApiError, Refused
 from gateway.core.estimate import Plan, plan, upstream_max_tokens
 from gateway.core.exchange import Ending, Exchange
 from gateway.core.idempotency import Outcome, Recording, pack
 from gateway.core.openai import read_ask
 from gateway.core.ports import Platform, Recorder, StateView
+from gateway.core.prompt_of_record import put_before
 from gateway.core.state import Endpoint, Limits, Scope
 from gateway.dataplane import platform as platform_stage
 from gateway.dataplane.admit import RefusedWithLimits, admit, limit_headers
@@ -52,7 +53,8 @@ INFERENCE_ROUTES = {f"/v1/{kind.value}": kind for kind in Kind}
 MODEL_PREFIX = "/v1/models/"
 MODEL_ROUTE = "/v1/models/{id}"
 PLATFORM_ROUTES = frozenset(route.template for route in routes.PLATFORM)
-PLAIN_ROUTES = frozenset({*INFERENCE_ROUTES, "/v1/models", "/healthz", "/readyz"})
+OPENAPI_ROUTE = "/openapi.json"
+PLAIN_ROUTES = frozenset({*INFERENCE_ROUTES, "/v1/models", "/healthz", "/readyz", OPENAPI_ROUTE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,9 @@ class Pipeline:
             await self._authenticate(exchange, request)
             model_id = request.path[len(MODEL_PREFIX) :]
             _answer(exchange, reply, 200, retrieve_model(self._stages.state, exchange, model_id))
+        elif request.path == OPENAPI_ROUTE:
+            _require_method(request, "GET")
+            _answer(exchange, reply, 200, openapi.document(self._stages.settings.effective_public_url))
         elif request.path == "/healthz":
             _require_method(request, "GET")
             _answer(exchange, reply, 200, b'{"status":"alive"}')
@@ -167,6 +172,8 @@ class Pipeline:
         if idempotency_key is not None and await replay(stages.counter, exchange, reply, idempotency_key, request.body):
             return
         endpoint = exchange.endpoint = resolve(stages.state, exchange.key.org_id, ask.model, exchange.kind)
+        if endpoint.prompt_of_record is not None and exchange.kind is Kind.CHAT:
+            exchange.prompt_of_record = put_before(ask, endpoint.prompt_of_record)
         exchange.card = endpoint.card_at(exchange.started_ms)
         if exchange.card is None:
             raise Refused(errors.no_price())

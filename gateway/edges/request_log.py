@@ -98,6 +98,8 @@ def line_of(exchange: Exchange, now_s: float) -> dict[str, Any]:
         line["stream"] = ask.stream
     if exchange.ending is not None:
         line["ending"] = exchange.ending
+    if exchange.prompt_of_record is not None:
+        line["prompt_of_record"] = "put_before" if exchange.prompt_of_record else "overridden"
     if exchange.replayed:
         line["replayed"] = True
     if exchange.observed is not None and exchange.observed.usage is not None:

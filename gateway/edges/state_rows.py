@@ -32,8 +32,8 @@ _SINGLE_CARDS = 16
 
 _ENDPOINTS = """
 SELECT e.*, floor(extract(epoch FROM e.created_at))::bigint AS created_s,
-       (extract(epoch FROM e.created_at) * 1000000)::bigint AS created_us
-  FROM control.endpoint e
+       (extract(epoch FROM e.created_at) * 1000000)::bigint AS created_us, t.system_prompt
+  FROM control.endpoint e LEFT JOIN control.task t ON t.id = e.task_id
  WHERE e.deleted_at IS NULL AND ($1::text[] IS NULL OR e.id = ANY($1))
 """
 _BACKENDS = """
@@ -149,6 +149,7 @@ def _endpoint(
         backends=tuple(_backend(backend, row, secrets) for backend in backends),
         cards=cards,
         discounts=discounts,
+        prompt_of_record=row["system_prompt"],
     )
 
 

@@ -2,38 +2,55 @@
 
 Floor: stack. It listens on loopback, on a port that the system chooses, and writes where and with which secret into a
 file of the data folder that only its owner can read. It may be slow, or die and be started again: inference does not
-notice.
+notice. Beside the routes it runs the loops that bring endpoints up and work on eval runs, and the listener that takes
+uploads of large documents.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
-from gateway.control.api.caller import application
+from gateway.app import Money, open_ledger
+from gateway.control.api.caller import Handler, application
+from gateway.control.api.documents import Documents
 from gateway.control.api.endpoints import Endpoints
+from gateway.control.api.evals import EvalRuns, EvalSets
+from gateway.control.api.metrics import Metrics
 from gateway.control.api.tasks import Tasks
 from gateway.control.database import Store
 from gateway.control.deploys.drivers import DRIVERS
 from gateway.control.deploys.loop import DeployLoop
+from gateway.control.evals.blobs import LocalBlobs
+from gateway.control.evals.engines import OpenModels
+from gateway.control.evals.grading import Grader
+from gateway.control.evals.money import RunMoney
+from gateway.control.evals.runner import EvalRunner
+from gateway.control.metrics.outages import OutageWatch
+from gateway.control.vendors.client import Access, VendorModels
+from gateway.control.vendors.wire import VENDORS
 from gateway.settings import Settings
 from gateway.stack.processes import write_private
 from gateway.stack.stopping import StopRequest
-from ledger.books.database import Pool, open_pool
 from ledger.books.ledger import Ledger
 from ledger.errors import LedgerUnavailable
 
 log = logging.getLogger("pareta.control")
 
 HOST = "127.0.0.1"
-CONNECTIONS = 8
+CONNECTIONS = 12
 SHUTDOWN_S = 2.0
 RETRY_S = 1.0
+JOURNAL = "control"
+DEMO_VENDOR_KEY = "demo"  # of an engine without keys
 
 
 async def run_control(settings: Settings) -> None:
@@ -44,47 +61,105 @@ async def run_control(settings: Settings) -> None:
     """
     stop = StopRequest()
     stop.listen()
-    database = await Store.open(settings.database_url, size=CONNECTIONS, timeout_s=settings.postgres_timeout_s)
-    ledger_pool = await _ledger_pool(settings, stop)
-    if ledger_pool is None:
-        return
-    deploys = DeployLoop(database, Ledger(ledger_pool), DRIVERS, patience_s=settings.deploy_timeout_s)
+    async with AsyncExitStack() as stack:
+        database = await Store.open(settings.database_url, size=CONNECTIONS, timeout_s=settings.postgres_timeout_s)
+        stack.push_async_callback(database.close)
+        money = await _ledger(stack, settings, stop)
+        if money is None:
+            return
+        ledger = Ledger(money.pool)
+        deploys = DeployLoop(database, ledger, DRIVERS, patience_s=settings.deploy_timeout_s)
+        blobs = LocalBlobs(settings.data_path / "documents")
+        run_money = RunMoney(money.counter, money.cover, money.outbox, ledger)
+        grader = await stack.enter_async_context(Grader.open())
+        evals = EvalRunner(
+            database,
+            run_money,
+            open_models=OpenModels(database, DRIVERS, patience_s=settings.deploy_timeout_s),
+            vendor_models=await stack.enter_async_context(VendorModels.open(_access(settings))),
+            grader=grader,
+            blobs=blobs,
+        )
+        documents = Documents(database, blobs, upload_root="")
+        documents.upload_root = await stack.enter_async_context(_uploads(documents, settings))
+        handlers: dict[tuple[str, str], Handler] = {
+            **Tasks(database).handlers(),
+            **Endpoints(
+                database, deploys, public_url=settings.effective_public_url, most=settings.max_endpoints
+            ).handlers(),
+            **Metrics(database).handlers(),
+            **EvalSets(database).handlers(),
+            **EvalRuns(database, run_money, evals).handlers(),
+            **documents.handlers(),
+        }
+        works = {"deploys": deploys.run(), "evals": evals.run(), "outages": OutageWatch(database).run()}
+        for name, work in works.items():
+            stack.push_async_callback(_stop_task, asyncio.create_task(work, name=name))
+        await stack.enter_async_context(_routes(handlers, settings))
+        await stop.wait()
+
+
+@asynccontextmanager
+async def _routes(handlers: dict[tuple[str, str], Handler], settings: Settings) -> AsyncIterator[None]:
+    """Serve the routes to this installation's workers, and tell them where."""
     secret = secrets.token_urlsafe(32)
-    handlers = {
-        **Tasks(database).handlers(),
-        **Endpoints(
-            database, deploys, public_url=settings.effective_public_url, most=settings.max_endpoints
-        ).handlers(),
-    }
     runner = web.AppRunner(application(handlers, secret), access_log=None, handle_signals=False)
-    working = asyncio.create_task(deploys.run(), name="deploys")
+    await runner.setup()
     try:
-        await runner.setup()
-        site = web.TCPSite(runner, HOST, 0, shutdown_timeout=SHUTDOWN_S)
-        await site.start()
-        _, port = runner.addresses[0][:2]
+        await web.TCPSite(runner, HOST, 0, shutdown_timeout=SHUTDOWN_S).start()
+        port = runner.addresses[0][1]
         file = settings.control_file
         await asyncio.to_thread(write_private, file, json.dumps({"url": f"http://{HOST}:{port}", "token": secret}))
         log.info("the control process serves on %s:%d", HOST, port)
-        await stop.wait()
+        yield
         await asyncio.to_thread(file.unlink, missing_ok=True)
     finally:
-        working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
         await runner.cleanup()
-        ledger_pool.terminate()
-        await database.close()
 
 
-async def _ledger_pool(settings: Settings, stop: StopRequest) -> Pool | None:
-    """Connections for the ledger, waiting for a Postgres that is away; ``None`` when asked to stop before."""
+@asynccontextmanager
+async def _uploads(documents: Documents, settings: Settings) -> AsyncIterator[str]:
+    """Take uploads; yields the root that customers reach the listener at."""
+    runner = web.AppRunner(documents.upload_application(), access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        wanted = settings.upload_port or min(settings.port + 2, 65535)
+        try:
+            await web.TCPSite(runner, settings.host, wanted, shutdown_timeout=SHUTDOWN_S).start()
+        except OSError as error:
+            if settings.upload_port or error.errno != errno.EADDRINUSE:
+                raise
+            await web.TCPSite(runner, settings.host, 0, shutdown_timeout=SHUTDOWN_S).start()
+        port = runner.addresses[0][1]
+        log.info("uploads are taken on %s:%d", settings.host, port)
+        yield (settings.upload_url or f"http://{settings.host}:{port}").rstrip("/")
+    finally:
+        await runner.cleanup()
+
+
+async def _ledger(stack: AsyncExitStack, settings: Settings, stop: StopRequest) -> Money | None:
+    """The ledger, waiting for a Postgres that is away; ``None`` when asked to stop before."""
     while not stop.asked:
         try:
-            return await open_pool(
-                settings.database_url, size=2, timeout_s=settings.postgres_timeout_s, application_name="pareta-control"
-            )
+            return await stack.enter_async_context(open_ledger(settings, JOURNAL, None))
         except LedgerUnavailable as error:
             log.warning("%s Trying again every %g s.", error, RETRY_S)
             await stop.hurried(stop.wait(), RETRY_S)
     return None
+
+
+def _access(settings: Settings) -> dict[str, Access]:
+    """How each vendor is reached, if at all."""
+    told = {
+        "openai": (settings.openai_base_url, settings.openai_api_key),
+        "anthropic": (settings.anthropic_base_url, settings.anthropic_api_key),
+        "google": (settings.gemini_base_url, settings.gemini_api_key),
+        "demo": (settings.demo_vendor_url, DEMO_VENDOR_KEY if settings.demo_vendor_url else ""),
+    }
+    return {name: Access(url or VENDORS[name].default_url, key) for name, (url, key) in told.items()}
+
+
+async def _stop_task(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

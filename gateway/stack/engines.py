@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.stack.demo import SIMULATED_MODEL
+from gateway.stack.demo_catalog import DEMO_MODELS
 from gateway.stack.keeper import Keeper
 from gateway.stack.processes import Child, Spec, StackError, free_port, tail, write_private
 from gateway.stack.triton import TritonServer
@@ -39,7 +40,7 @@ async def start_simulator(folder: Path, cleanup: AsyncExitStack, *, log: Path) -
     port = free_port(_number_in(port_file))
     spec = Spec(
         name="simulator",
-        command=[sys.executable, "-m", "backends.simulator", "--model", SIMULATED_MODEL, "--port", str(port)],
+        command=[sys.executable, "-m", "backends.simulator", *_models(), "--port", str(port)],
         lock=folder / "run" / "simulator.lock",
         log=log,
     )
@@ -59,6 +60,10 @@ async def start_simulator(folder: Path, cleanup: AsyncExitStack, *, log: Path) -
     await keeper.open()
     write_private(port_file, f"{port}\n")
     return f"http://127.0.0.1:{port}"
+
+
+def _models() -> list[str]:
+    return [word for model in (SIMULATED_MODEL, *DEMO_MODELS) for word in ("--model", model)]
 
 
 async def start_triton(

@@ -8,6 +8,7 @@ stopped. Standard output gets what a person or a script needs; progress goes to 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import aiohttp
 from gateway.control.database import ControlError
 from gateway.settings import Settings
 from gateway.stack.demo import SIMULATOR, TRITON, Demo, Engine, prepare_demo, simulator_engine
+from gateway.stack.demo_catalog import prepare_catalog
 from gateway.stack.embedded_postgres import EmbeddedPostgres
 from gateway.stack.embedded_redis import EmbeddedRedis, find_redis
 from gateway.stack.engines import EngineChoice, ended, start_simulator
@@ -103,12 +105,16 @@ async def _start(
         # The first one is what the greeting shows.
         engines.insert(0 if choice is EngineChoice.TRITON else 1, on_triton)
     demo = await _prepare(settings, engines, new_key=new_key)
+    if not await prepare_catalog(settings.database_url, simulator_url=simulator_url):
+        _say("the catalogue is an operator's own; the demonstration's was not imported")
+    settings = replace(settings, demo_vendor_url=simulator_url)
 
     supervisor = Supervisor(settings, log_file=_fresh_log(folder, "gateway"))
     cleanup.push_async_callback(supervisor.close, stop)
     await supervisor.open()
     await supervisor.wait_ready(_WORKERS_START_S)
     await _first_completion(_base_url(settings), demo, engines[0].kind)
+    await _first_tasks(_base_url(settings), demo)
 
     run_file = _RunFile(folder / "run.json", _run_content(settings, demo), supervisor)
     cleanup.callback((folder / "run.json").unlink, missing_ok=True)
@@ -237,6 +243,24 @@ async def _first_completion(base_url: str, demo: Demo, kind: str) -> None:
                 last = str(error) or type(error).__name__
             await asyncio.sleep(0.1)
     raise StackError(f"No completion came through the gateway in {_FIRST_COMPLETION_S:g} s; the last answer: {last}")
+
+
+async def _first_tasks(base_url: str, demo: Demo) -> None:
+    """Wait until the platform's routes answer.
+
+    Raises:
+        StackError: they do not in time.
+    """
+    headers = {"Authorization": f"Bearer {demo.probe.api_key}"}
+    deadline = time.monotonic() + _FIRST_COMPLETION_S
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=10)) as client:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with client.get(f"{base_url}/v1/tasks") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.1)
+    raise StackError(f"The platform's routes did not answer in {_FIRST_COMPLETION_S:g} s.")
 
 
 # ---------------------------------------------------------------------------------------- what is written

@@ -28,6 +28,7 @@ METER_COLUMNS: Final[Mapping[Meter, str]] = {
     Meter.REQUEST: "requests",
     Meter.IMAGE: "images",
     Meter.AUDIO_SECOND: "audio_seconds",
+    Meter.EVAL_MICRO_USD: "eval_micros",
 }
 
 STAGED_COLUMNS: Final = (

@@ -21,6 +21,8 @@ class Meter(StrEnum):
     REQUEST = "request"
     IMAGE = "image"
     AUDIO_SECOND = "audio_second"
+    EVAL_MICRO_USD = "eval_micro_usd"
+    """What the answers of an eval run cost together, each by its own price: one unit is one micro-USD."""
 
 
 TOKEN_METERS = frozenset({Meter.PROMPT, Meter.CACHED_PROMPT, Meter.COMPLETION, Meter.REASONING})

@@ -105,6 +105,7 @@ SHEETS: Final[Mapping[str, Sheet]] = {
             Column("requests", "integer", "1 for a request that counts as one"),
             Column("images", "integer", "images"),
             Column("audio_seconds", "integer", "seconds of audio"),
+            Column("eval_micros", "integer", "micro-USD of an eval run's answers"),
             Column("price_card_id", "text", "the price card that was in force"),
             Column("discount_bps", "integer", "discount in hundredths of a percent"),
             *_amount("amount", "charged; negative for a refund"),

@@ -5,11 +5,11 @@ WITH fresh AS (
     INSERT INTO ledger.usage_event (
         hold_id, id_time, revision, kind, org_id, key_id, endpoint_id, price_card_id, route, streamed, alias, outcome, status,
         source, prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, requests, images, audio_seconds,
-        discount_bps, held_nanos, amount_nanos, shortfall_nanos, started_at, settled_at, ttft_ms, total_ms, epoch, shard, seq)
+        eval_micros, discount_bps, held_nanos, amount_nanos, shortfall_nanos, started_at, settled_at, ttft_ms, total_ms, epoch, shard, seq)
     SELECT
         hold_id, id_time, revision, kind, org_id, key_id, endpoint_id, price_card_id, route, streamed, alias, outcome, status,
         source, prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, requests, images, audio_seconds,
-        discount_bps, held_nanos, amount_nanos, shortfall_nanos, started_at, settled_at, ttft_ms, total_ms, epoch, $1, seq
+        eval_micros, discount_bps, held_nanos, amount_nanos, shortfall_nanos, started_at, settled_at, ttft_ms, total_ms, epoch, $1, seq
     FROM pg_temp.staged_event AS s
     -- Not by NOT EXISTS: that may be planned as one scan over all that was ever recovered.
     WHERE revision = 0 OR (

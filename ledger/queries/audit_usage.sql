@@ -12,6 +12,7 @@ SELECT
     coalesce(l.requests, u.requests) AS requests,
     coalesce(l.images, u.images) AS images,
     coalesce(l.audio_seconds, u.audio_seconds) AS audio_seconds,
+    coalesce(l.eval_micros, u.eval_micros) AS eval_micros,
     coalesce(l.discount_bps, u.discount_bps) AS discount_bps,
     u.org_id,
     coalesce(l.started_at, u.started_at, u.id_time) AS started_at
@@ -22,7 +23,7 @@ UNION ALL
 -- A correction without the event that it corrects: the first part of its charge was lost.
 SELECT l.hold_id, 'orphan', true, l.amount_nanos, l.shortfall_nanos, l.price_card_id, l.endpoint_id, l.prompt_tokens,
     l.cached_prompt_tokens, l.completion_tokens, l.reasoning_tokens, l.requests, l.images, l.audio_seconds,
-    l.discount_bps, l.org_id, coalesce(l.started_at, l.id_time)
+    l.eval_micros, l.discount_bps, l.org_id, coalesce(l.started_at, l.id_time)
 FROM ledger.usage_event AS l
 LEFT JOIN ledger.usage_event AS u ON u.hold_id = l.hold_id AND u.id_time = l.id_time AND u.revision = 0
 WHERE l.revision = 1 AND u.hold_id IS NULL

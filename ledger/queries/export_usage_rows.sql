@@ -25,6 +25,7 @@ SELECT
     b.requests - coalesce(f.requests, 0) AS requests,
     b.images - coalesce(f.images, 0) AS images,
     b.audio_seconds - coalesce(f.audio_seconds, 0) AS audio_seconds,
+    b.eval_micros - coalesce(f.eval_micros, 0) AS eval_micros,
     b.amount_nanos,
     b.shortfall_nanos - coalesce(f.shortfall_nanos, 0) AS shortfall_nanos,
     b.started_at, b.settled_at AS ended_at, b.transfer_id

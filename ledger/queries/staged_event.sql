@@ -21,6 +21,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_event (
     requests             bigint,
     images               bigint,
     audio_seconds        bigint,
+    eval_micros          bigint,
     discount_bps         integer,
     held_nanos           bigint,
     amount_nanos         bigint,

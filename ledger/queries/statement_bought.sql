@@ -10,6 +10,7 @@ SELECT
     coalesce(sum(u.requests) FILTER (WHERE u.kind <> 'void'), 0)::bigint AS priced_requests,
     coalesce(sum(u.images) FILTER (WHERE u.kind <> 'void'), 0)::bigint AS images,
     coalesce(sum(u.audio_seconds) FILTER (WHERE u.kind <> 'void'), 0)::bigint AS audio_seconds,
+    coalesce(sum(u.eval_micros) FILTER (WHERE u.kind <> 'void'), 0)::bigint AS eval_micros,
     sum(u.amount_nanos)::bigint AS amount_nanos,
     sum(u.shortfall_nanos)::bigint AS shortfall_nanos,
     count(*) FILTER (WHERE u.shortfall_nanos > 0) AS short_requests,

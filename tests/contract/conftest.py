@@ -1,5 +1,5 @@
-"""Fixtures of the contract tests."""
+"""Contract tests of the platform need its catalogue."""
 
-from tests.contract.flavours import chat_model, flavour
+from tests.seed.conftest import catalog
 
-__all__ = ["chat_model", "flavour"]
+__all__ = ["catalog"]

@@ -23,6 +23,8 @@ from gateway.settings import Settings
 
 MOST_HEADERS = 100
 MOST_LINE_BYTES = 4096
+COMPARED = WANTED_HEADERS - {b"content-type"}
+"""It decides nothing here: it is only handed on, and of several the first one."""
 LIMITS = Settings(max_header_bytes=MOST_LINE_BYTES, max_headers=MOST_HEADERS, max_body_bytes=10_000)
 AIOHTTP = http_parser.HttpRequestParserC
 AIOHTTP_IN_PYTHON = http_parser.HttpRequestParserPy
@@ -113,7 +115,8 @@ async def listener(pieces: Sequence[bytes]) -> Verdict:
         refused = request.refused is not None
         if not refused:
             target = request.path.encode("latin-1")
-            understood.append(Understood(request.method, target, request.body, tuple(request.headers.items())))
+            read = tuple(one for one in request.headers.items() if one[0] in COMPARED)
+            understood.append(Understood(request.method, target, request.body, read))
         reply.send(200, b"{}")
 
     shared = Shared(settings=LIMITS, handler=handler, loop=asyncio.get_running_loop())
@@ -172,7 +175,7 @@ def _understood(message: Any, payload: Any) -> Understood:
     target = message.path.encode("utf-8", "surrogateescape").partition(b"?")[0].partition(b"#")[0]
     named = [(name.lower(), value) for name, value in message.raw_headers]
     return Understood(
-        message.method, target, _bytes_of(payload), tuple(one for one in named if one[0] in WANTED_HEADERS)
+        message.method, target, _bytes_of(payload), tuple(one for one in named if one[0] in COMPARED)
     )
 
 

@@ -140,7 +140,7 @@ def test_every_command_answers_as_json_and_finds_a_stack() -> None:
     for path, command in leaves.items():
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--data-dir", "--database-url", "--redis-url"} <= options, path
-        assert ("--json" in options) != (path[0] in {"up", "serve", "worker", "reconcile"}), path
+        assert ("--json" in options) != (path[0] in {"up", "serve", "worker", "reconcile", "control"}), path
         assert command.help, path
     words = {" ".join(path) for path in leaves}
     assert words >= {

@@ -93,7 +93,9 @@ def request_bytes(
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
     if body is not None or method == "POST":
-        lines += ["Content-Type: application/json", f"Content-Length: {len(data)}"]
+        if "Content-Type" not in (headers or {}):
+            lines.append("Content-Type: application/json")
+        lines.append(f"Content-Length: {len(data)}")
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode() + data
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway.control.catalog.values import Baseline, Board, BoardRow, FrontierModel, Named, Task
+from gateway.control.catalog.values import Baseline, Board, BoardRow, FrontierModel, Named, Task, VendorPrices
 
 if TYPE_CHECKING:
     import asyncpg
@@ -95,6 +95,16 @@ async def roster(conn: Connection, task_id: str | None) -> list[FrontierModel]:
         task_id,
     )
     return [FrontierModel(**dict(row)) for row in rows]
+
+
+async def vendor_models(conn: Connection, *, needs_vision: bool) -> list[VendorPrices]:
+    """The vendors' models that can be asked, with their list prices."""
+    rows = await conn.fetch(
+        "SELECT id, vendor, prompt_rate_nanos, completion_rate_nanos FROM control.frontier_model"
+        " WHERE retired_at IS NULL AND (vision OR NOT $1) ORDER BY position, id",
+        needs_vision,
+    )
+    return [VendorPrices(**dict(row)) for row in rows]
 
 
 def _task(row: asyncpg.Record) -> Task:

@@ -91,3 +91,13 @@ class FrontierModel:
     vendor: str
     vision: bool
     benchmarked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VendorPrices:
+    """What a vendor's model costs, nano-USD a million tokens."""
+
+    id: str
+    vendor: str
+    prompt_rate_nanos: int
+    completion_rate_nanos: int

@@ -55,7 +55,7 @@ async def until_one_answers(backends: Sequence[ServingBackend], model: str, *, p
     Raises:
         CannotServe: none does in time.
     """
-    probed = [_backend(one, model) for one in backends]
+    probed = [backend_of(one, model) for one in backends]
     try:
         async with asyncio.timeout(patience_s):
             while not any(await asyncio.gather(*(one.probe(PROBE_S) for one in probed))):  # noqa: ASYNC110
@@ -67,13 +67,14 @@ async def until_one_answers(backends: Sequence[ServingBackend], model: str, *, p
             await one.close()
 
 
-def _backend(one: ServingBackend, model: str) -> Backend:
+def backend_of(one: ServingBackend, model: str, context_tokens: int = 1) -> Backend:
+    """A backend that talks to this address."""
     if one.kind == TRITON:
         # Late: most installations have no Triton, and a client of it is large.
         from backends.triton_backend import TritonBackend
         from backends.triton_limits import TritonLimits
 
-        return TritonBackend(one.url, model=model, context_tokens=1, folders=(), limits=TritonLimits())
+        return TritonBackend(one.url, model=model, context_tokens=context_tokens, folders=(), limits=TritonLimits())
     return OpenAIHttpBackend(
         one.url, model=model, health_path=one.options.get("health_path", "/health"), limits=HttpLimits()
     )

@@ -1,98 +1,98 @@
-"""F1 over the fields of JSON objects.
+"""Scorers of extraction: fields of an object, and entities with their types.
 
-Floor: core (pure). An object is a set of statements (path, value): precision is how many of the answer's statements
-are in the gold, recall how many of the gold's are in the answer, F1 their harmonic mean (van Rijsbergen, "Information
-Retrieval", 1979, chapter 7, with equal weights). Places in a list have no number: a list is a bag. A field that is
-null, empty or not there states nothing; where neither states anything they agree, 1. A wrong value costs twice, as
-something wrong and as something missed, as everywhere in extraction.
+Floor: core (pure). F1 is the harmonic mean of precision (how much of what was given is right) and recall (how much of
+what is right was given): 2·hits / (given + wanted), van Rijsbergen's measure with equal weights. Where neither wants
+nor gives anything, the answer is right.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-from gateway.core.scoring.answers import NoJson, extract_json, read, too_deep
-from gateway.core.scoring.plain import canonical
-from gateway.core.scoring.values import Counts, Scorer, ScoreResult, Settings, micro
+from gateway.core.scoring.json_text import NOTHING, find_json
+from gateway.core.scoring.texts import normal, text_of
 
-Path = tuple[str, ...]
-_ANY_PLACE: Final = "[]"
+MAX_LEAVES: Final = 10_000
+MAX_DEPTH: Final = 50
 
 
-def statements(value: object, path: Path = ()) -> Counter[tuple[Path, str]]:
-    """What a JSON value states: each path with a value, as often as it is stated."""
-    if isinstance(value, dict):
-        parts = [(member, (*path, name)) for name, member in value.items()]
-    elif isinstance(value, list):
-        parts = [(member, (*path, _ANY_PLACE)) for member in value]
-    else:
-        said = canonical(value)
-        return Counter() if said is None else Counter({(path, said): 1})
-    found: Counter[tuple[Path, str]] = Counter()
-    for member, below in parts:
-        found.update(statements(member, below))
+def field_f1(expected: Any, output: str, settings: Mapping[str, Any]) -> float:
+    """F1 over the fields of a JSON object: a field is a hit if its value is the good one after normalisation.
+
+    Nested objects count by their paths; the items of an array count as a bag under its path, so that their order does
+    not. Fields without a value (null, empty) count as absent on both sides.
+    """
+    del settings
+    wanted = _leaves(_object(expected))
+    found = find_json(output)
+    given = _leaves(found) if isinstance(found, dict) else Counter()
+    return f1(wanted, given)
+
+
+def entity_f1(expected: Any, output: str, settings: Mapping[str, Any]) -> float:
+    """Mean over the types of the F1 of entities, each a type and a text that must both be right.
+
+    The good answer is ``{"entities": [{"type", "text"}, …]}``, or such a list; so is the model's. Types that stand on
+    neither side do not count.
+    """
+    del settings
+    wanted, given = _entities(_object(expected)), _entities(find_json(output))
+    types = {kind for kind, _ in wanted} | {kind for kind, _ in given}
+    if not types:
+        return 1.0
+    return sum(f1(_of(wanted, kind), _of(given, kind)) for kind in types) / len(types)
+
+
+def f1(wanted: Counter[Any], given: Counter[Any]) -> float:
+    """F1 of two bags."""
+    total = wanted.total() + given.total()
+    return 2 * (wanted & given).total() / total if total else 1.0
+
+
+def _object(value: Any) -> Any:
+    """A good answer that was sent as text may be JSON."""
+    if isinstance(value, str):
+        found = find_json(value)
+        return {} if found is NOTHING else found
+    return value
+
+
+def _leaves(value: Any) -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for path, leaf in _walk(value, "", 0):
+        text = normal(text_of(leaf))
+        if text:
+            found[path, text] += 1
+            if found.total() >= MAX_LEAVES:
+                break
     return found
 
 
-def whole_value(value: object) -> str:
-    """A JSON value as one text that is equal for values which say the same; lists are bags here too."""
-    return json.dumps(_whole(value), ensure_ascii=False, sort_keys=True) if _nested(value) else canonical(value) or ""
-
-
-def compare(gold: Counter[tuple[Path, str]], found: Counter[tuple[Path, str]]) -> Counts:
-    """What is rightly stated, wrongly stated and missed."""
-    right = (gold & found).total()
-    return Counts(right, found.total() - right, gold.total() - right)
-
-
-def gold_object(expected: object) -> dict[str, object] | None:
-    """The gold, also where it is written as JSON text; none if it is no object."""
-    if isinstance(expected, str):
-        try:
-            expected = read(expected.strip())
-        except NoJson:
-            return None
-    return expected if isinstance(expected, dict) and not too_deep(expected) else None
-
-
-def object_problem(expected: object, _: Settings) -> str | None:
-    """Why a gold is no object to compare with."""
-    return None if gold_object(expected) is not None else "The expected value is no JSON object of ordinary depth."
-
-
-def answered_object(output: str) -> dict[str, object] | None:
-    """The object in a model's text; none if there is no usable one."""
-    try:
-        found = extract_json(output)
-    except NoJson:
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _score(expected: object, output: str, _: Settings) -> ScoreResult:
-    gold = statements(gold_object(expected))
-    answer = answered_object(output)
-    if answer is None:
-        return ScoreResult(0.0, "The answer holds no JSON object.", {"": Counts(0, 0, gold.total())})
-    counts = compare(gold, statements(answer))
-    reason = f"{counts.right} of {gold.total()} fields right, {counts.wrong} wrong or not asked for."
-    return ScoreResult(counts.f1(), reason, {"": counts})
-
-
-def _nested(value: object) -> bool:
-    return isinstance(value, dict | list)
-
-
-def _whole(value: object) -> object:
+def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
+    if depth > MAX_DEPTH:
+        return
     if isinstance(value, dict):
-        parts = {name: _whole(member) for name, member in value.items()}
-        return {name: part for name, part in parts.items() if part not in (None, {}, [])}
-    if isinstance(value, list):
-        members = [part for part in map(_whole, value) if part not in (None, {}, [])]
-        return sorted(members, key=lambda part: json.dumps(part, ensure_ascii=False, sort_keys=True))
-    return canonical(value)
+        for name, inner in value.items():
+            yield from _walk(inner, f"{path}.{normal(str(name))}", depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner, f"{path}[]", depth + 1)
+    else:
+        yield path, value
 
 
-FIELD_F1: Final = Scorer("field_f1", _score, object_problem, micro)
+def _entities(value: Any) -> Counter[tuple[str, str]]:
+    rows = value.get("entities") if isinstance(value, dict) else value
+    found: Counter[tuple[str, str]] = Counter()
+    for row in rows[:MAX_LEAVES] if isinstance(rows, list) else ():
+        if isinstance(row, dict):
+            kind, text = normal(text_of(row.get("type"))), normal(text_of(row.get("text")))
+            if kind and text:
+                found[kind, text] += 1
+    return found
+
+
+def _of(bag: Counter[tuple[str, str]], kind: str) -> Counter[tuple[str, str]]:
+    return Counter({one: count for one, count in bag.items() if one[0] == kind})

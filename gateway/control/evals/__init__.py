@@ -1,0 +1,1 @@
+"""Evals: a customer's rows, and what models make of them."""

@@ -1,0 +1,1 @@
+"""Metrics of endpoints: five dimensions, from what was really booked."""
