@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.control.evals.statistics import bootstrap_interval
 from gateway.core.scoring import SCORERS
+from gateway.core.scoring.gold import gold_problem
 from gateway.core.scoring.json_text import NOTHING, find_code, find_json
 from gateway.core.scoring.judge import judge_messages, read_verdict
 from gateway.core.scoring.rouge import longest_common
@@ -157,6 +158,28 @@ def test_what_costs_a_reader_much_costs_little_here() -> None:
 def test_json_that_must_not_be_used_is_nothing(text: str) -> None:
     """And no part of it is used either."""
     assert find_json(text) is NOTHING
+
+
+@pytest.mark.parametrize(
+    ("scorer", "bad", "good"),
+    [
+        ("field_f1", ["text", "[1]", 1, None, [{}]], [{}, '{"a": 1}', {"a": None}]),
+        ("macro_joint_f1", ["text", ["x"], 7], [[], [{"type": "a", "text": "b"}], {"entities": []}, {"a": 1}]),
+        ("macro_f1", [{"label": "ok"}, ["ok"], " ", None], ["ok", "a label of the caller's own", 3, False]),
+        ("numeric", ["many", True, [1], None], [1, "1,200", -0.5]),
+        ("rouge_l", [["a"], {}, "", None], ["a", 24]),
+        ("execution_accuracy", [{}, ""], ["SELECT 1"]),
+        ("exact_match", [], [None, {}, "x"]),
+    ],
+)
+def test_a_good_answer_that_nobody_can_give_is_found_before_it_costs(
+    scorer: str, bad: list[Any], good: list[Any]
+) -> None:
+    """By its form; what it says is the caller's."""
+    for one in bad:
+        assert gold_problem(scorer, one, LABELS), one
+    for one in good:
+        assert gold_problem(scorer, one, LABELS) is None, one
 
 
 def test_thoughts_are_no_answer() -> None:

@@ -117,16 +117,17 @@ def numeric_match(expected: Any, output: str, settings: Mapping[str, Any]) -> fl
     Settings:
         tolerance: relative, 0 unless it is told.
     """
-    good = _number(text_of(expected))
+    good = number_of(text_of(expected))
     found = _NUMBER.findall(output[-10_000:])
-    given = _number(found[-1]) if found else None
+    given = number_of(found[-1]) if found else None
     if good is None or given is None:
         return 0.0
     tolerance = Decimal(str(settings.get("tolerance", 0)))
     return float(abs(given - good) <= abs(good) * tolerance)
 
 
-def _number(text: str) -> Decimal | None:
+def number_of(text: str) -> Decimal | None:
+    """The first number in a text."""
     found = _NUMBER.search(text)
     if found is None:
         return None
