@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import combinations
 from typing import Any
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 
 from gateway.control.evals.statistics import bootstrap_interval
 from gateway.core.scoring import SCORERS
+from gateway.core.scoring.gold import gold_problem
 from gateway.core.scoring.json_text import NOTHING, find_code, find_json
 from gateway.core.scoring.judge import judge_messages, read_verdict
 from gateway.core.scoring.rouge import longest_common
+from gateway.core.scoring.texts import without_thought
 
 LABELS = {"labels": ["ok", "insult", "threat", "spam", "not spam"]}
 
@@ -33,6 +36,13 @@ LABELS = {"labels": ["ok", "insult", "threat", "spam", "not spam"]}
         ("macro_f1", "not spam", "This is not spam.", 1.0),
         ("macro_f1", "spam", "spam or insult", 0.0),
         ("macro_f1", "spam", "", 0.0),
+        ("macro_f1", "insult", "This is not an insult.", 0.0),
+        ("macro_f1", "insult", "It isn't an insult", 0.0),
+        ("macro_f1", "insult", "An insult on a T-shirt", 1.0),
+        ("exact_match", {"a": 1, "b": [2]}, 'Sure: {"b": [2], "a": 1}', 1.0),
+        ("exact_match", {"a": 1}, "{'a': 1}", 0.0),
+        ("exact_match", ".5", "5", 0.0),
+        ("exact_match", "?", "", 0.0),
         ("numeric", 118.4, "The total is 118.40", 1.0),
         ("numeric", "1,200", "It was 900, now 1200.", 1.0),
         ("numeric", 10, "none", 0.0),
@@ -44,6 +54,17 @@ LABELS = {"labels": ["ok", "insult", "threat", "spam", "not spam"]}
         ("field_f1", {"a": {"b": [1, 2]}}, 'Here you are: {"a": {"b": [2, 1]}} .', 1.0),
         ("field_f1", {"a": "x"}, "no JSON", 0.0),
         ("field_f1", {}, "{}", 1.0),
+        # Whoever gives no object has not answered; a good answer that is none is worth nothing to anybody.
+        ("field_f1", {"a": None}, "I cannot.", 0.0),
+        ("field_f1", "not JSON", "I cannot.", 0.0),
+        ("field_f1", "not JSON", "not JSON", 0.0),
+        # Numbers by their value, codes by their letters.
+        ("field_f1", {"total": "118.40"}, '{"total": 118.40}', 1.0),
+        ("field_f1", {"total": "-0.0"}, '{"total": 0}', 1.0),
+        ("field_f1", {"number": "007"}, '{"number": 7}', 0.0),
+        ("field_f1", {"n": "1234567890123456789012345678901"}, '{"n": "1234567890123456789012345678902"}', 0.0),
+        ("field_f1", {"a": "x"}, 'As said in [1]: {"a": "x"}', 1.0),
+        ("field_f1", {"a": "x"}, '```\n{"b": 1}\n```\nor rather\n```\n{"a": "x", "b": null}\n```', 1.0),
         ("field_f1", '{"a": "x"}', '{"a": "x"}', 1.0),
         # name: 2·1/(1+2), email: 1; mean of the two types.
         ("macro_joint_f1",
@@ -52,6 +73,11 @@ LABELS = {"labels": ["ok", "insult", "threat", "spam", "not spam"]}
          ' {"type": "email", "text": "k@x"}]}', (2 / 3 + 1) / 2),
         ("macro_joint_f1", {"entities": [{"type": "name", "text": "Kim"}]}, '[{"type": "phone", "text": "Kim"}]', 0.0),
         ("macro_joint_f1", {"entities": []}, '{"entities": []}', 1.0),
+        ("macro_joint_f1", {"entities": []}, "I cannot.", 0.0),
+        ("macro_joint_f1", {"entities": []}, '{"entities": [{"type": "name", "text": "Kim"}]}', 0.0),
+        # Without entities each field is a type: one of a and b is right, c is made up.
+        ("macro_joint_f1", {"a": "x", "b": [1, 2]}, '{"b": [2, 1.0], "a": "y", "c": 3}', 1 / 3),
+        ("macro_joint_f1", {"party": "x"}, "no idea", 0.0),
         # Lin 2004, section 3.1: "police killed the gunman" shares 3 of 4 words in order with "police kill the gunman"
         # before stemming, and all four after it.
         ("rouge_l", "police killed the gunman", "police kill the gunman", 1.0),
@@ -111,6 +137,55 @@ def test_hostile_answers_score_and_do_not_raise(output: str) -> None:
     """However deep or long."""
     for scorer in SCORERS.values():
         assert 0 <= scorer({"a": "1"}, output, LABELS) <= 1
+
+
+def test_what_costs_a_reader_much_costs_little_here() -> None:
+    """Endless openings, fences and kinds: quadratic work in their number would take minutes."""
+    kinds = json.dumps({"entities": [{"type": f"k{place}", "text": "x"} for place in range(20_000)]})
+    nests = ["{" * 1_000_000, "[" * 1_000_000, '{"a":' * 200_000, "```\n" * 250_000, '[1,"' * 250_000, kinds]
+    before = time.process_time()
+    for output in nests:
+        assert SCORERS["field_f1"]({"a": 1}, output, {}) == 0
+        assert SCORERS["macro_joint_f1"]({"entities": [{"type": "name", "text": "Kim"}]}, output, {}) == 0
+    assert time.process_time() - before < 30
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": NaN}', "[Infinity]", '{"a": 1, "a": 2}', 'So: {"a": {"b": 1}, "a": 2}', '{"a": {"b": 1}, "c": -Infinity}',
+     "[" * 70 + "]" * 70, "x " + "[" * 3000, "", "9" * 10_000],
+)  # fmt: skip
+def test_json_that_must_not_be_used_is_nothing(text: str) -> None:
+    """And no part of it is used either."""
+    assert find_json(text) is NOTHING
+
+
+@pytest.mark.parametrize(
+    ("scorer", "bad", "good"),
+    [
+        ("field_f1", ["text", "[1]", 1, None, [{}]], [{}, '{"a": 1}', {"a": None}]),
+        ("macro_joint_f1", ["text", ["x"], 7], [[], [{"type": "a", "text": "b"}], {"entities": []}, {"a": 1}]),
+        ("macro_f1", [{"label": "ok"}, ["ok"], " ", None], ["ok", "a label of the caller's own", 3, False]),
+        ("numeric", ["many", True, [1], None], [1, "1,200", -0.5]),
+        ("rouge_l", [["a"], {}, "", None], ["a", 24]),
+        ("execution_accuracy", [{}, ""], ["SELECT 1"]),
+        ("exact_match", [], [None, {}, "x"]),
+    ],
+)
+def test_a_good_answer_that_nobody_can_give_is_found_before_it_costs(
+    scorer: str, bad: list[Any], good: list[Any]
+) -> None:
+    """By its form; what it says is the caller's."""
+    for one in bad:
+        assert gold_problem(scorer, one, LABELS), one
+    for one in good:
+        assert gold_problem(scorer, one, LABELS) is None, one
+
+
+def test_thoughts_are_no_answer() -> None:
+    """What stands before the last end of a thought is not looked at."""
+    assert without_thought('<think>{"a": 1}?</think>\n{"a": 2}') == '\n{"a": 2}'
+    assert without_thought("plain") == "plain"
 
 
 def test_json_and_code_are_found() -> None:

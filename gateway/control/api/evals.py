@@ -26,6 +26,7 @@ from gateway.control.evals.sets import Attached
 from gateway.control.evals.values import Candidate, EvalSet, ItemAnswer, Measure, Result, Run, RunStatus
 from gateway.core import errors, idempotency
 from gateway.core.errors import Refused
+from gateway.core.scoring.gold import gold_problem
 
 if TYPE_CHECKING:
     from gateway.control.database import Connection, Store
@@ -90,10 +91,12 @@ class EvalSets:
         if "\x00" in name:
             raise Refused(errors.unprocessable("name", "must not hold the character U+0000"))
         async with self._database.connection() as conn:
-            if await catalog.task(conn, task_id) is None:
+            task = await catalog.task(conn, task_id)
+            if task is None:
                 raise Refused(errors.task_not_found(task_id))
             if rows is None:
                 raise Refused(errors.unprocessable("items", "must be a file of JSON lines"))
+            _require_golds(rows, task.default_scorer, task.scorer_settings)
             if await sets.count_of(conn, call.org_id) >= MAX_SETS:
                 raise Refused(errors.eval_quota(MAX_SETS))
             what = orjson.dumps([task_id, name, [[row.input, row.expected, row.extra] for row in rows]])
@@ -354,6 +357,13 @@ async def _rows(part: BodyPartReader) -> list[EvalRow]:
     except RowInvalid as error:
         raise Refused(errors.unprocessable("items", str(error))) from None
     return rows
+
+
+def _require_golds(rows: Sequence[EvalRow], scorer: str, settings: Mapping[str, Any]) -> None:
+    for row in rows:
+        problem = gold_problem(scorer, row.expected, settings)
+        if problem is not None:
+            raise Refused(errors.unprocessable("items", f"row {row.idx} cannot be scored: its good answer {problem}"))
 
 
 def _wanted(body: Mapping[str, Any]) -> tuple[str, list[str]]:

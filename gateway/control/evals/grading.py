@@ -22,7 +22,7 @@ from gateway.control.evals.engines import Asker, AskFailed
 from gateway.core.scoring import SCORERS
 from gateway.core.scoring.json_text import NOTHING, find_code, find_json
 from gateway.core.scoring.judge import judge_messages, read_verdict
-from gateway.core.scoring.texts import text_of
+from gateway.core.scoring.texts import text_of, without_thought
 
 SANDBOX_S: Final = 10.0
 SANDBOXES: Final = 4
@@ -75,6 +75,7 @@ class Grader:
             AskFailed: the judge gave no verdict.
             ValueError: there is no such scorer.
         """
+        output = without_thought(output)
         if scorer == EXECUTION:
             return await self._executed(expected, output, settings, row_input)
         if scorer == JUDGE and self._judge is not None:
@@ -146,11 +147,18 @@ def _fits_schema(output: str, settings: Mapping[str, Any]) -> float:
         schema: a JSON Schema.
     """
     import jsonschema
+    import referencing
 
     found = find_json(output)
     if found is NOTHING:
         return 0.0
-    return float(jsonschema.Draft202012Validator(settings.get("schema", {})).is_valid(found))
+    # With a registry of its own, a reference in a schema is never fetched.
+    validator = jsonschema.Draft202012Validator(settings.get("schema", {}), registry=referencing.Registry())
+    try:
+        return float(validator.is_valid(found))
+    except (RecursionError, referencing.exceptions.Unresolvable):
+        log.warning("a task's JSON schema cannot be applied")
+        return 0.0
 
 
 def _bleu(good: str, given: str) -> float:

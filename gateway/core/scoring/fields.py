@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from gateway.core.scoring.json_text import NOTHING, find_json
-from gateway.core.scoring.texts import normal, text_of
+from gateway.core.scoring.texts import normal, text_of, value_of
 
 MAX_LEAVES: Final = 10_000
 MAX_DEPTH: Final = 50
@@ -25,24 +25,27 @@ def field_f1(expected: Any, output: str, settings: Mapping[str, Any]) -> float:
     not. Fields without a value (null, empty) count as absent on both sides.
     """
     del settings
-    wanted = _leaves(_object(expected))
-    found = find_json(output)
-    given = _leaves(found) if isinstance(found, dict) else Counter()
-    return f1(wanted, given)
+    wanted, given = _object(expected), find_json(output)
+    # Whoever gives no object has not answered, also where no field has a value.
+    return f1(_leaves(wanted), _leaves(given)) if isinstance(wanted, dict) and isinstance(given, dict) else 0.0
 
 
 def entity_f1(expected: Any, output: str, settings: Mapping[str, Any]) -> float:
     """Mean over the types of the F1 of entities, each a type and a text that must both be right.
 
-    The good answer is ``{"entities": [{"type", "text"}, …]}``, or such a list; so is the model's. Types that stand on
-    neither side do not count.
+    The good answer is ``{"entities": [{"type", "text"}, …]}``, or such a list; so is the model's. Of an object without
+    entities each field is a type, whose value has to be right as a whole. Types that stand on neither side do not
+    count.
     """
     del settings
     wanted, given = _entities(_object(expected)), _entities(find_json(output))
-    types = {kind for kind, _ in wanted} | {kind for kind, _ in given}
+    if wanted is None or given is None:
+        return 0.0
+    # Sorted, because a sum of fractions depends on its order, and the order of a set on the process.
+    types = sorted(wanted.keys() | given.keys())
     if not types:
         return 1.0
-    return sum(f1(_of(wanted, kind), _of(given, kind)) for kind in types) / len(types)
+    return sum(f1(wanted.get(kind, Counter()), given.get(kind, Counter())) for kind in types) / len(types)
 
 
 def f1(wanted: Counter[Any], given: Counter[Any]) -> float:
@@ -62,7 +65,7 @@ def _object(value: Any) -> Any:
 def _leaves(value: Any) -> Counter[tuple[str, str]]:
     found: Counter[tuple[str, str]] = Counter()
     for path, leaf in _walk(value, "", 0):
-        text = normal(text_of(leaf))
+        text = value_of(leaf)
         if text:
             found[path, text] += 1
             if found.total() >= MAX_LEAVES:
@@ -83,16 +86,21 @@ def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _entities(value: Any) -> Counter[tuple[str, str]]:
+def _entities(value: Any) -> Mapping[str, Counter[str]] | None:
+    """The texts of each type; None if a value is neither a list nor an object."""
     rows = value.get("entities") if isinstance(value, dict) else value
-    found: Counter[tuple[str, str]] = Counter()
-    for row in rows[:MAX_LEAVES] if isinstance(rows, list) else ():
-        if isinstance(row, dict):
-            kind, text = normal(text_of(row.get("type"))), normal(text_of(row.get("text")))
-            if kind and text:
-                found[kind, text] += 1
+    found: dict[str, Counter[str]] = {}
+    if isinstance(rows, list):
+        for row in rows[:MAX_LEAVES]:
+            if isinstance(row, dict):
+                kind, text = normal(text_of(row.get("type"))), value_of(row.get("text"))
+                if kind and text:
+                    found.setdefault(kind, Counter())[text] += 1
+        return found
+    if not isinstance(value, dict):
+        return None
+    for name, inner in list(value.items())[:MAX_LEAVES]:
+        leaves = sorted(_leaves(inner).elements())
+        if leaves:
+            found.setdefault(normal(name), Counter())[repr(leaves)] += 1
     return found
-
-
-def _of(bag: Counter[tuple[str, str]], kind: str) -> Counter[tuple[str, str]]:
-    return Counter({one: count for one, count in bag.items() if one[0] == kind})
