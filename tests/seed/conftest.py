@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gateway.control.catalog.importing import import_catalog
@@ -21,6 +23,15 @@ def catalog(session_gateway: Gateway) -> None:
             await import_catalog(conn, read_catalog(demo.files()))
 
     run_apart(bring())
+    run_apart(until_the_platform_answers(session_gateway))
+
+
+async def until_the_platform_answers(gateway: Gateway) -> None:
+    """Until the control process, which starts beside the workers, answers through one."""
+    tenant = await gateway.tenant()
+    async with asyncio.timeout(30):
+        while (await gateway.get("/v1/tasks", tenant.key)).status == 503:
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture(params=["0.1.0", "0.3.1"])

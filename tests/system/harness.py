@@ -40,7 +40,7 @@ from ledger.core.pricing import PriceCard
 from ledger.counter import AccountState, CreditCounter
 from ledger.proof.audit import AuditReport, audit
 from tests.services import PostgresService, RedisService, private_folder, remove, run_apart, run_here
-from tests.system.wire import Answer, ask
+from tests.system.wire import REAL_IDS, Answer, ask
 
 USD = 1_000_000_000
 MODEL = "sim-8b"
@@ -427,7 +427,7 @@ class Gateway:
         """Every expected line is there, once, and says what was noted; nothing private and no trace stands there."""
         text = self.log.read_bytes()
         # A key's id may stand there; its secret, a prompt or an answer never.
-        for secret in (b"pareta_sk_", b"Say something", b"Hello there", b"word word", b"Traceback"):
+        for secret in (b"pareta_sk_", b"Say something", b"Hello there", b"word word", b"Traceback", *REAL_IDS):
             assert secret not in text, text[max(0, text.index(secret) - 500) :][:2000]
         raw = [line for line in text.splitlines() if line.startswith(b'{"event":"request"')]
         lines = self.log_lines()

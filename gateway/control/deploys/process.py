@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from gateway.control.deploys.drivers import CannotServe
 from gateway.control.deploys.store import Serving, ServingBackend
 
 PORT, MODEL = "{port}", "{model}"
-_UNFIT: Final = re.compile(r"[^a-z0-9]+")
 
 
 class EngineFailed(Exception):
@@ -91,8 +89,8 @@ class Process:
 
 
 def name_of(model_id: str) -> str:
-    """A name for files of a model's engine: readable, and different for different models."""
-    return f"{_UNFIT.sub('-', model_id.lower())[:40].strip('-')}-{hashlib.sha256(model_id.encode()).hexdigest()[:8]}"
+    """A name for the files and log lines of a model's engine. It does not tell the model's id."""
+    return hashlib.sha256(model_id.encode()).hexdigest()[:16]
 
 
 def command_of(words: Sequence[Any], port: int, model: str) -> list[str]:
