@@ -53,7 +53,7 @@ async def board(gateway: Gateway, key: str) -> Any:
 
 
 def test_s001_s032_s051_s062_s064_s084_s085_s089_s090_every_alias_deploys_and_answers(run: Any) -> None:
-    """By alias, as ``recommended``, without a model; the endpoint's id is what chat takes; text and totals are there."""
+    """By alias, as ``recommended``, without a model; the endpoint's id is what chat takes; text and totals."""
     out = good(
         run(
             """
