@@ -116,6 +116,8 @@ class EngineConnection(asyncio.Protocol):
             else:
                 self._break(malformed=False)
         self.transport = None
+        # It holds this connection's methods: in that circle both would lie until the collector looks at what is old.
+        del self._parser
 
     # -- llhttp --------------------------------------------------------------------------------------------------------
 

@@ -233,6 +233,7 @@ class Pipeline:
             if answer is not None and ending in _ANSWERED and exchange.claim is not None:
                 outcome = pack(Outcome(False, answer.body)) if recording is None else recording.pack()
             durable = stages.settler.post(exchange, ending, observed, outcome=outcome)
+            relay.let_go()
         if answer is not None and ending in _ANSWERED:
             # The client sees the end only when its charge can no longer be lost.
             try:

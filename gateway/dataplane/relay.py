@@ -146,6 +146,17 @@ class Relay:
         """What was passed on so far."""
         return self._call.observed() if self._call is not None else NOTHING
 
+    def let_go(self) -> None:
+        """It is over and everything is known of it: leave the circles it stands in.
+
+        A stream that its client left has lived through collections; left in a circle, it would lie until the collector
+        looks at what is old, which is hardly ever.
+        """
+        self._call = None
+        self._extension = None
+        self._interrupted = None
+        self._reply.on_pause = self._reply.on_resume = None
+
     def interrupt(self, error: ApiError, ending: Ending) -> None:
         """End the answer from our side."""
         self._interrupted = Interrupted(error, ending)

@@ -242,6 +242,8 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._drop_queue()
         self._transport = None
+        # It holds this connection's methods: in that circle both would lie until the collector looks at what is old.
+        del self._parser
         if self._task is not None:
             self._task.cancel()
 
