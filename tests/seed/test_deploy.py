@@ -432,7 +432,7 @@ async def test_who_calls_too_early_is_told_when_to_come(gateway: Gateway, owner:
     board = (await gateway.get(f"/v1/tasks/{TASK}/leaderboard", owner.key)).json
     name = board["models"][demo.REAL[TASK].index(THIRD)]["name"]
     deploying = asyncio.create_task(gateway.post("/v1/endpoints", owner.key, {"task": TASK, "model": name}))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (waiting := [one for one in (await gateway.get("/v1/endpoints", owner.key)).json
                                if one["status"] == "deploying"]):  # fmt: skip
             await asyncio.sleep(0.05)
