@@ -123,6 +123,11 @@ class TritonConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """Close at once, whatever is left to be written."""
+        if self._transport is not None:
+            self._transport.abort()
+
 
 class TritonConnections:
     """All connections of this process to one server.
@@ -192,7 +197,12 @@ class TritonConnections:
         for connection in connections:
             connection.close()
         if connections:
-            await asyncio.wait([connection.closed for connection in connections], timeout=CLOSING_S)
+            try:
+                await asyncio.wait([connection.closed for connection in connections], timeout=CLOSING_S)
+            finally:
+                # A server that reads no more would keep them open for ever.
+                for connection in connections:
+                    connection.abort()
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

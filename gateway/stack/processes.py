@@ -121,6 +121,14 @@ class Child:
         await self.wait()
 
 
+_OURS = ("PARETA_", "AWS_", "DATABASE_URL", "REDIS_URL", "OPENAI_", "ANTHROPIC_", "GEMINI_", "PROMETHEUS_")
+
+
+def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for programs of others: without our settings, our databases and the operator's keys."""
+    return {name: value for name, value in environment.items() if not name.startswith(_OURS)}
+
+
 def _spawn(spec: Spec) -> subprocess.Popen[bytes]:
     spec.lock.parent.mkdir(parents=True, exist_ok=True)
     options = ["--lock", str(spec.lock.absolute()), *spec.identity]
@@ -133,7 +141,7 @@ def _spawn(spec: Spec) -> subprocess.Popen[bytes]:
             out = files.enter_context(open(os.open(spec.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab"))
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(_LAUNCH), *options, "--", *spec.command],
-            env={**os.environ, **spec.environment},
+            env={**(_harmless(os.environ) if spec.outlives_parent else os.environ), **spec.environment},
             cwd=spec.folder,
             stdin=subprocess.DEVNULL,
             stdout=out,

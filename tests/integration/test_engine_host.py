@@ -125,3 +125,21 @@ def test_names_of_engines_are_harmless_and_different() -> None:
     names = [name_of(text) for text in ("orga/Model-7B", "orga-model-7b", "../../etc/passwd", "ü" * 300)]
     assert len(set(names)) == 4
     assert all(name.isalnum() and len(name) == 16 for name in names)
+
+
+async def test_an_engine_gets_none_of_our_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor our databases: it is somebody else's program. What the registry names, it gets."""
+    for name in ("DATABASE_URL", "REDIS_URL", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "PARETA_CONFIG"):
+        monkeypatch.setenv(name, "secret-of-ours")
+    monkeypatch.setenv("HARMLESS", "kept")
+    said = tmp_path / "environment"
+    program = f"import os,time; open({str(said)!r}, 'w').write(repr(dict(os.environ))); time.sleep(60)"
+    words = [sys.executable, "-c", program]
+    async with hosting(tmp_path) as engines:
+        await engines.run("tells", lambda port: [*words, str(port)], {"HF_HOME": "/models"})
+        async with asyncio.timeout(20):
+            while not said.exists() or not said.read_text().endswith("}"):
+                await asyncio.sleep(0.05)
+    assert "secret-of-ours" not in said.read_text()
+    assert "'HARMLESS': 'kept'" in said.read_text()
+    assert "'HF_HOME': '/models'" in said.read_text()

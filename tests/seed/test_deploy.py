@@ -427,6 +427,7 @@ async def test_a_deploy_that_is_sent_again_is_the_same(gateway: Gateway, owner: 
 async def test_who_calls_too_early_is_told_when_to_come(gateway: Gateway, owner: Tenant) -> None:
     """503 while it starts, with what its model's latest starts took, in whole seconds from 1 to 30."""
     async with session(gateway.settings.database_url) as conn:
+        await conn.execute("DELETE FROM control.start_time WHERE model_id = $1", THIRD)
         for seconds in (2.2, 11.4, 55.0):
             await store.remember_start(conn, THIRD, seconds)
     board = (await gateway.get(f"/v1/tasks/{TASK}/leaderboard", owner.key)).json
