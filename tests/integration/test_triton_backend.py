@@ -255,9 +255,14 @@ async def test_the_probe_believes_no_readiness_after_a_silence(start_triton: Sta
         assert await backend.probe(2.0)
         server.kill_stub("ensemble")
         assert await backend.probe(2.0)
-        told = await ask(backend, request("x"))
-        assert told.failure is not None
-        assert told.failure.code is FailureCode.TIMEOUT
+        async with asyncio.timeout(30):
+            while True:
+                told = await ask(backend, request("x"))
+                assert told.failure is not None
+                if told.failure.code is FailureCode.TIMEOUT:
+                    break
+                # The server may notice the death of the very request that it was about to hand over.
+                assert told.failure.code is FailureCode.BROKEN
         assert await control.is_ready("ensemble")
         assert not await backend.probe(1.0)
         await control.load("ensemble", timeout_s=60)
