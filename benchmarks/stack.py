@@ -165,9 +165,7 @@ class BenchStack:
 
 
 @contextmanager
-def running(
-    *, workers: int = 1, say: Callable[[str], None] = lambda _: None, **overrides: Any
-) -> Iterator[BenchStack]:
+def running(*, workers: int = 1, say: Callable[[str], None] = lambda _: None, **overrides: Any) -> Iterator[BenchStack]:
     """Start a stack, and stop it at the end. This process moves to the cores of all that is not measured.
 
     Args:

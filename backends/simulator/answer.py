@@ -31,7 +31,8 @@ from backends.simulator.vocabulary import PLAIN, UNICODE, Corpus, chat_fragment,
 OVERRUN_TOKENS = 100_000
 """The bound of an answer that takes no notice of its request's."""
 
-_MESSAGE = re.compile(r"<\|([a-z]+)\|>\n(.*?)<\|end\|>", re.DOTALL)
+_MESSAGE = re.compile(r"<\|(?:im_start\|>)?([a-z]+)(?:\|>)?\n(.*?)<\|(?:im_)?end\|>", re.DOTALL)
+"""A message as our own server renders it, or as a chat template in the ChatML format does before a Triton server."""
 _MASK = 2**64 - 1
 _ODD = 0x9E3779B97F4A7C15
 

@@ -20,7 +20,7 @@ USUAL_TOKENS = 64
 LOGPROB = -0.105
 """The log probability of every token, as the simulator has it."""
 
-_MODEL = "sim-8b"
+USUAL_MODEL = "sim-8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +60,17 @@ class Choice:
     stop: str | None = None
 
 
-def decide(ask: Ask, prompt: str, steering: Steering, *, nonce: int) -> list[Choice]:
+def decide(ask: Ask, prompt: str, steering: Steering, *, nonce: int, model: str = USUAL_MODEL) -> list[Choice]:
     """All choices of a request.
 
     Args:
         prompt: without the marker.
         nonce: the running number of the request.
+        model: whose words: the simulator's name for it.
     """
     request = GenerationRequest(
         route=Route.COMPLETION,
-        model=_MODEL,
+        model=model,
         prompts=(prompt,),
         prompt_tokens=count_tokens(prompt),
         stream=False,

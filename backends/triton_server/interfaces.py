@@ -7,7 +7,7 @@ out: they change nothing for a text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +137,12 @@ INSPECT = Interface(
 )
 
 INTERFACES = {interface.name: interface for interface in (ENSEMBLE, ENSEMBLE_OLD, LLMAPI, VLLM, INSPECT)}
+
+PROGRAMS = tuple(
+    replace(ENSEMBLE, name=name, parameters={"answers_as": name})
+    for name in ("rules-small", "rules-medium", "rules-large")
+)
+"""The rule programs of the demonstration's catalogue (`backends.simulator.rules`), each a model of its own."""
+
+MODELS = INTERFACES | {program.name: program for program in PROGRAMS}
+"""All that can be put into a repository."""

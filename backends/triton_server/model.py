@@ -17,7 +17,7 @@ from backends.simulator.tokens import count_tokens
 from backends.simulator.vocabulary import PLAIN, corpus
 from backends.triton_server.books import Books
 from backends.triton_server.gauges import Gauges
-from backends.triton_server.generation import Ask, decide
+from backends.triton_server.generation import USUAL_MODEL, Ask, decide
 from backends.triton_server.scheduler import Scheduler
 from backends.triton_server.steering import Steering, take_marker
 from backends.triton_server.stream import Form, TokenStream, send_error
@@ -99,6 +99,7 @@ class StreamingModel(ABC):
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         self._nonce = 0
+        self._answers_as = parameters.get("answers_as", USUAL_MODEL)
         self._ttft_ms = float(parameters.get("ttft_ms", DEFAULT_TTFT_MS))
         self._itl_ms = float(parameters.get("itl_ms", DEFAULT_ITL_MS))
         self.books = Books(args["model_name"])
@@ -130,7 +131,7 @@ class StreamingModel(ABC):
             ask = self.read(inputs)
             prompt, steering = take_marker(ask.prompt)
             self._nonce += 1
-            choices = decide(ask, prompt, steering, nonce=self._nonce)
+            choices = decide(ask, prompt, steering, nonce=self._nonce, model=self._answers_as)
             form = self.form(inputs, ask, steering, prompt, frozenset(request.requested_output_names()))
         except (BadOption, ValueError, UnicodeDecodeError) as error:
             send_error(sender, str(error), pb_utils.TritonError.INVALID_ARG)

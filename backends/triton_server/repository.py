@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from backends.triton_server.interfaces import INTERFACES, Interface, Tensor
+from backends.triton_server.interfaces import MODELS, Interface, Tensor
 
 MODELS_FOLDER = "models"
 
@@ -29,12 +29,12 @@ def write_repository(
     """Write the models into `folder/models`, and what they import into `folder/python`.
 
     Args:
-        models: names of `INTERFACES`.
+        models: names of `MODELS`.
         parameters: more of them for a model's configuration, by the model's name.
     """
     python = folder.absolute() / "python"
     for name in models:
-        interface = INTERFACES[name]
+        interface = MODELS[name]
         version = folder / MODELS_FOLDER / name / "1"
         version.mkdir(parents=True, exist_ok=True)
         more = (parameters or {}).get(name, {})

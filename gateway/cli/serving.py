@@ -35,6 +35,14 @@ def serving() -> None:
     help="Deploy to a cluster; JSON with image, args, env, resources, replicas, port, namespace, pod.",
 )
 @click.option("--upstream-model", help="What the engines call it, where that is not its id.")
+@click.option(
+    "--model-folder",
+    type=click.Path(resolve_path=True),
+    metavar="DIR",
+    help="For Triton: where the model's tokenizer and chat template lie on the workers' machine.",
+)
+@click.option("--backend-key-file", metavar="FILE", help="File on the workers' machine with the engines' own key.")
+@click.option("--metrics-url", metavar="URL", help="Where the engine tells how busy it is.")
 @click.option("--health-path", default="/health", show_default=True, help="What says that an engine is ready.")
 @click.option("--strict-backend", is_flag=True, help="The engines refuse fields that they do not know.")
 @click.option("--max-output-tokens", type=click.IntRange(1), help="The most that one answer may have.")
@@ -49,6 +57,9 @@ async def set_(
     triton_url: str | None,
     template: Any,
     upstream_model: str | None,
+    model_folder: str | None,
+    backend_key_file: str | None,
+    metrics_url: str | None,
     health_path: str,
     strict_backend: bool,
     max_output_tokens: int | None,
@@ -61,7 +72,7 @@ async def set_(
     \b
       serving set meta-llama/Llama-3.1-8B-Instruct --command 'vllm serve {model} --port {port}'
       serving set my-llama --command 'llama-server -m /models/my.gguf --port {port}' --upstream-model my-llama
-      serving set my-trt --triton triton://gpu-1:8001/ensemble
+      serving set my-trt --triton triton://gpu-1:8001/ensemble --model-folder /models/my-trt
     """
     from gateway.control.database import NotFound, Refused
     from gateway.control.deploys import store
@@ -70,6 +81,10 @@ async def set_(
     if not health_path.startswith("/"):
         raise Refused("The health path of a backend starts with a slash.")
     options: dict[str, Any] = {"health_path": health_path, "tolerates_unknown_fields": not strict_backend}
+    if metrics_url is not None and not metrics_url.startswith(("http://", "https://")):
+        raise Refused("The metrics page of an engine is an http:// or https:// address.")
+    named = {"model_folder": model_folder, "api_key_file": backend_key_file, "metrics_url": metrics_url}
+    options |= {name: value for name, value in named.items() if value is not None}
     if sum(map(bool, (urls, command, triton_url, template))) != 1:
         raise Refused("Give --backend, --command, --triton or --kubernetes: one of them.")
     driver = "static"

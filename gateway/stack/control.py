@@ -88,7 +88,9 @@ async def run_control(settings: Settings) -> None:
         evals = EvalRunner(
             database,
             run_money,
-            open_models=OpenModels(database, drivers, patience_s=settings.deploy_timeout_s),
+            open_models=OpenModels(
+                database, drivers, patience_s=settings.deploy_timeout_s, model_folders=settings.model_folders
+            ),
             vendor_models=await stack.enter_async_context(VendorModels.open(_access(settings))),
             grader=grader,
             blobs=blobs,

@@ -1,18 +1,20 @@
-"""The demonstration's catalogue in a local stack: tasks, boards, and the simulator behind their models.
+"""The demonstration's catalogue in a local stack: tasks, boards, and what serves their models.
 
 Floor: stack. It is imported only where no operator has imported another one, and what serves its models is kept
-pointing at this run's simulator.
+pointing at this run's engines: the simulator, or the Triton server where the operator asked for that.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+from backends.triton_server.interfaces import PROGRAMS
 from gateway.control.catalog import folder
 from gateway.control.catalog.importing import import_catalog
 from gateway.control.catalog.reading import read_catalog
 from gateway.control.database import session
 from gateway.control.deploys import store
+from gateway.stack.demo import Engine
 
 _OURS: Final = "demonstration-"
 """How versions of the shipped catalogue begin."""
@@ -20,8 +22,11 @@ DEMO_MODELS: Final = ("rules-small", "rules-medium", "rules-large", "demo-fronti
 """What the simulator serves besides: rule programs, of which the last one plays a vendor's model."""
 
 
-async def prepare_catalog(database_url: str, *, simulator_url: str) -> bool:
+async def prepare_catalog(database_url: str, *, simulator_url: str, triton: Engine | None = None) -> bool:
     """Import the shipped catalogue and say what serves its models; False if an operator has brought another one.
+
+    Args:
+        triton: a model on the Triton server that shall load them instead of the simulator.
 
     Raises:
         ControlError: Postgres can't be asked.
@@ -33,6 +38,20 @@ async def prepare_catalog(database_url: str, *, simulator_url: str) -> bool:
             return False
         await import_catalog(conn, shipped)
         for model in shipped.models:
-            if model.id in DEMO_MODELS:
-                await store.register(conn, model.id, "static", {"backends": [simulator_url]}, max_output_tokens=None)
+            if triton is not None and model.id in _ON_TRITON:
+                driver, spec = "triton", _on_triton(triton, model.id)
+            elif model.id in DEMO_MODELS:
+                driver, spec = "static", {"backends": [simulator_url]}
+            else:
+                continue
+            await store.register(conn, model.id, driver, spec, max_output_tokens=None)
     return True
+
+
+_ON_TRITON: Final = frozenset(program.name for program in PROGRAMS)
+
+
+def _on_triton(engine: Engine, model: str) -> dict[str, Any]:
+    """What the driver `triton` reads: this model beside the engine's, with the same template and tokenizer."""
+    server, _, _ = engine.backend.url.rpartition("/")
+    return {"url": f"{server}/{model}", "options": {"model_folder": engine.backend.model_folder}}

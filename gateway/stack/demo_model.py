@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from backends.simulator.vocabulary import PLAIN, corpus
 
-CONTEXT_TOKENS = 8192
+CONTEXT_TOKENS = 32_768
 _VOCABULARY = 2_000
 _OPENS, _CLOSES, _END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from backends.triton_server.interfaces import PROGRAMS
 from gateway.stack.demo import SIMULATED_MODEL
 from gateway.stack.demo_catalog import DEMO_MODELS
 from gateway.stack.keeper import Keeper
@@ -75,7 +76,8 @@ async def start_triton(
         StackError: it does not start.
     """
     begun_s = time.monotonic()
-    server = TritonServer(folder / "triton", environment, models=(TRITON_MODEL,), log=log)
+    programs = [program.name for program in PROGRAMS]
+    server = TritonServer(folder / "triton", environment, models=(TRITON_MODEL,), others=programs, log=log)
 
     async def start() -> Child:
         await server.start()

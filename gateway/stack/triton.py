@@ -21,7 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from backends.triton_server.books import STATE_FOLDER, read_all
-from backends.triton_server.interfaces import INTERFACES
+from backends.triton_server.interfaces import MODELS
 from backends.triton_server.repository import MODELS_FOLDER, write_repository
 from gateway.stack.processes import Child, Spec, StackError, end_leftover, free_port, port_is_free, tail, write_private
 from gateway.stack.triton_install import TritonEnvironment
@@ -43,7 +43,8 @@ class TritonServer:
     """One server in one folder. The caller makes sure that only one run uses the folder (``FolderLock``).
 
     Args:
-        models: names of :data:`backends.triton_server.interfaces.INTERFACES` to load at the start.
+        models: names of :data:`backends.triton_server.interfaces.MODELS` to load at the start.
+        others: more of them, which lie in its repository to be loaded when somebody wants them.
         parameters: more of them for a model's configuration, by its name.
     """
 
@@ -53,11 +54,13 @@ class TritonServer:
         environment: TritonEnvironment,
         *,
         models: Sequence[str],
+        others: Sequence[str] = (),
         parameters: Mapping[str, Mapping[str, str]] | None = None,
         log: Path | None = None,
     ) -> None:
         self.folder = folder.absolute()
         self.models = tuple(models)
+        self._repository = (*models, *others)
         self.log = log or self.folder / "server.log"
         self._environment = environment
         self._parameters = parameters
@@ -91,7 +94,7 @@ class TritonServer:
         return f"triton://127.0.0.1:{self.grpc_port}/{model}"
 
     async def start(self) -> None:
-        """Start it and wait until every model is ready.
+        """Start it and wait until every model is ready, and the page of metrics.
 
         Raises:
             StackError: it does not start.
@@ -100,7 +103,7 @@ class TritonServer:
             _kill(holders)
         await end_leftover(self._lock, name="Triton", stop_signal=signal.SIGTERM, grace_s=_STOP_TIMEOUT_S)
         self._sweep()
-        write_repository(self.folder, self.models, parameters=self._parameters)
+        write_repository(self.folder, self._repository, parameters=self._parameters)
         (self.folder / STATE).mkdir(mode=0o700, exist_ok=True)
         (self.folder / _BACKENDS).unlink(missing_ok=True)
         (self.folder / _BACKENDS).symlink_to(self._environment.backends, target_is_directory=True)
@@ -131,7 +134,9 @@ class TritonServer:
         suspects: set[str] = set()
         while True:
             await asyncio.sleep(_CHECK_S)
-            dead = {name for name in self.models if INTERFACES[name].decoupled} - await asyncio.to_thread(self._living)
+            dead = {name for name in self._repository if MODELS[name].decoupled} - await asyncio.to_thread(
+                self._living
+            )
             for model in sorted(dead & suspects):
                 await self._reload(model)
             suspects = dead - suspects
@@ -214,16 +219,17 @@ class TritonServer:
         deadline = time.monotonic() + _START_TIMEOUT_S
         timeout = aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(self.http_url, timeout=timeout) as client:
-            for model in self.models:
-                while not await _answers(client, f"/v2/models/{model}/ready"):
+            # The page of metrics comes last: models may be ready before it is served.
+            for address in (*(f"/v2/models/{model}/ready" for model in self.models), self.metrics_url):
+                while not await _answers(client, address):
                     if not self.child.running or time.monotonic() > deadline:
                         raise StackError(f"Triton did not start. The end of {self.log}:\n{tail(self.log, 15)}")
                     await asyncio.sleep(0.05)
 
 
-async def _answers(client: aiohttp.ClientSession, path: str) -> bool:
+async def _answers(client: aiohttp.ClientSession, address: str) -> bool:
     try:
-        async with client.get(path) as answer:
+        async with client.get(address) as answer:
             return answer.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False

@@ -105,7 +105,8 @@ async def _start(
         # The first one is what the greeting shows.
         engines.insert(0 if choice is EngineChoice.TRITON else 1, on_triton)
     demo = await _prepare(settings, engines, new_key=new_key)
-    if not await prepare_catalog(settings.database_url, simulator_url=simulator_url):
+    deploys_on = on_triton if choice is EngineChoice.TRITON else None
+    if not await prepare_catalog(settings.database_url, simulator_url=simulator_url, triton=deploys_on):
         _say("the catalogue is an operator's own; the demonstration's was not imported")
     settings = replace(settings, demo_vendor_url=simulator_url)
 

@@ -174,9 +174,7 @@ def aiohttp_server(raw: bytes, parser: Any = AIOHTTP) -> Verdict:
 def _understood(message: Any, payload: Any) -> Understood:
     target = message.path.encode("utf-8", "surrogateescape").partition(b"?")[0].partition(b"#")[0]
     named = [(name.lower(), value) for name, value in message.raw_headers]
-    return Understood(
-        message.method, target, _bytes_of(payload), tuple(one for one in named if one[0] in COMPARED)
-    )
+    return Understood(message.method, target, _bytes_of(payload), tuple(one for one in named if one[0] in COMPARED))
 
 
 def _bytes_of(payload: Any) -> bytes:

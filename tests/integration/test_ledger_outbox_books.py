@@ -310,7 +310,8 @@ async def test_a_worker_killed_at_each_step_charges_each_promise_once(
             )
             assert worker.stdout is not None
             try:
-                assert await asyncio.to_thread(worker.stdout.readline) == b"ready\n", step
+                # Or nothing: its step may come while it recovers, before it is ready.
+                assert await asyncio.to_thread(worker.stdout.readline) in (b"ready\n", b""), step
                 assert await asyncio.to_thread(worker.wait, 60) == -signal.SIGKILL, step
             finally:
                 worker.kill()

@@ -56,6 +56,8 @@ class Personas:
         app.router.add_get("/health", self._health)
         app.router.add_post("/engine/v1/chat/completions", self._openai)
         app.router.add_get("/engine/health", self._health)
+        app.router.add_post("/locked/v1/chat/completions", self._locked)
+        app.router.add_get("/locked/health", self._health)
         app.router.add_post("/v1/chat/completions", self._openai_vendor)
         app.router.add_post("/v1/messages", self._anthropic)
         app.router.add_post("/v1beta/models/{model}", self._google)
@@ -72,6 +74,12 @@ class Personas:
     async def _health(self, request: web.Request) -> web.Response:
         del request
         return web.Response()
+
+    async def _locked(self, request: web.Request) -> web.Response:
+        """An engine that wants a key."""
+        if request.headers.get("Authorization") != f"Bearer {VENDOR_KEY}":
+            return web.json_response({"error": {"message": "no key"}}, status=401)
+        return await self._openai(request)
 
     async def _openai_vendor(self, request: web.Request) -> web.Response:
         assert request.headers["Authorization"] == f"Bearer {VENDOR_KEY}"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -17,7 +18,7 @@ from gateway.core.scoring import SCORERS
 from gateway.core.state import Limits
 from gateway.stack.processes import free_port
 from tests.seed import demo
-from tests.seed.personas import Personas
+from tests.seed.personas import VENDOR_KEY, Personas
 from tests.seed.run import block
 from tests.seed.test_evals import (
     ANTHROPIC,
@@ -46,6 +47,12 @@ __all__ = ["evals", "owner", "personas", "run"]
 
 ALIAS = re.compile(r"^[a-z0-9][a-z0-9.]*(-[a-z0-9.]+)*-[1-9][0-9]*$")
 HELLO = [{"role": "user", "content": "row 2 [[hello]]"}]
+
+
+async def spec_of(conn: Any, model: str) -> dict[str, Any]:
+    found = await store.serving_of(conn, model)
+    assert found is not None
+    return dict(found.spec)
 
 
 async def board(gateway: Gateway, key: str) -> Any:
@@ -217,8 +224,7 @@ async def test_s065_the_registry_decides_what_serves(evals: Gateway, owner: Tena
     name = (await board(evals, owner.key))["models"][2]["name"]
     try:
         async with session(evals.settings.database_url) as conn:
-            before = await store.serving_of(conn, model)
-            assert before is not None
+            before = await spec_of(conn, model)
             spec = {"backends": [f"{other.url}/engine"], "model": "another-name"}
             await store.register(conn, model, "static", spec, max_output_tokens=64)
         answer = await evals.post("/v1/endpoints", owner.key, {"task": TASK, "model": name})
@@ -230,8 +236,36 @@ async def test_s065_the_registry_decides_what_serves(evals: Gateway, owner: Tena
         assert other.asked["another-name"] == 1
     finally:
         async with session(evals.settings.database_url) as conn:
-            await store.register(conn, model, "static", dict(before.spec), max_output_tokens=1024)
+            await store.register(conn, model, "static", before, max_output_tokens=1024)
         other.close()
+
+
+async def test_an_engine_that_wants_a_key_gets_it(
+    evals: Gateway, owner: Tenant, personas: Personas, tmp_path: Path
+) -> None:
+    """From the file that the registry names: for customers' requests and for eval runs alike."""
+    model = "orgc/Meadow-3B"
+    key_file = tmp_path / "key"
+    name = (await board(evals, owner.key))["models"][2]["name"]
+    try:
+        async with session(evals.settings.database_url) as conn:
+            before = await spec_of(conn, model)
+            options = {"api_key_file": str(key_file)}
+            spec = {"backends": [f"{personas.url}/locked"], "model": SECOND, "options": options}
+            await store.register(conn, model, "static", spec, max_output_tokens=64)
+        run_id = (await create_run(evals, owner.key, rows(2), [name])).json["run_id"]
+        assert (await ended(evals, owner.key, run_id))["run"]["status"] == "failed"
+        key_file.write_text(VENDOR_KEY + "\n")
+        run_id = (await create_run(evals, owner.key, rows(2), [name])).json["run_id"]
+        done = await ended(evals, owner.key, run_id)
+        assert (done["run"]["status"], done["results"][0]["quality_mean"]) == ("completed", 1.0)
+        answer = await evals.post("/v1/endpoints", owner.key, {"task": TASK, "model": name})
+        record = json.loads(answer.body.decode().rsplit("data: ", 1)[1])["endpoint"]
+        said = await evals.post("/v1/chat/completions", owner.key, {"model": record["id"], "messages": HELLO})
+        assert said.status == 200
+    finally:
+        async with session(evals.settings.database_url) as conn:
+            await store.register(conn, model, "static", before, max_output_tokens=1024)
 
 
 def test_s070_s074_a_deploy_that_fails_raises_its_message(evals: Gateway, owner: Tenant, version: str) -> None:

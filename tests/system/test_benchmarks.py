@@ -17,7 +17,7 @@ from tests.system.harness import Gateway, Tenant
 def benchmarks(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
     own = clean_environment(**environment)
-    return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_a_scenario_runs_against_a_stack_of_its_own(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.seed.test_funnel import walk_the_funnel
 from tests.services import private_folder, remove
 from tests.stack import Stack, StartStack, alive, until
 from tests.system.triton import sim, triton_environment
@@ -54,8 +55,11 @@ def other_endpoint(stack: Stack) -> str | None:
 
 
 async def test_the_demo_runs_on_triton_and_comes_back(folder: Path, start_stack: StartStack) -> None:
-    """Its endpoint is on Triton, streams, counts and charges; kill -9 of the server: it serves again. Other runs of
-    the same folder keep the endpoint, live where Triton runs and stopped where it does not; nothing is left running."""
+    """Its endpoint is on Triton, streams, counts and charges, and so do models that are deployed.
+
+    kill -9 of the server: it serves again. Other runs of the same folder keep the endpoint, live where Triton runs and
+    stopped where it does not; nothing is left running.
+    """
     triton_environment()
     first = start_stack(folder, BACKEND="triton")
     assert "Behind it is a Triton server" in first.output
@@ -63,6 +67,8 @@ async def test_the_demo_runs_on_triton_and_comes_back(folder: Path, start_stack:
     text, tokens = say(first, words)
     assert text == words
     assert tokens > 5
+    # The demonstration's models are loaded there too, and are right and wrong as on the simulator.
+    walk_the_funnel(first, "0.3.1")
     pids = first.pids()
     assert "triton" in pids
     os.kill(pids["triton"], signal.SIGKILL)

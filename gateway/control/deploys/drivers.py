@@ -7,13 +7,17 @@ are sentences that a customer may read: no address, no engine, no real model.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from backends.openai_http import HttpLimits, OpenAIHttpBackend
 from backends.protocol import Backend
 from gateway.control.deploys.store import Serving, ServingBackend
 from gateway.control.endpoints import TRITON, kind_of
+
+log = logging.getLogger("pareta.deploys")
 
 PROBE_S: Final = 2.0
 PAUSE_S: Final = 0.25
@@ -78,14 +82,38 @@ async def until_one_answers(backends: Sequence[ServingBackend], model: str, *, p
             await one.close()
 
 
-def backend_of(one: ServingBackend, model: str, context_tokens: int = 1) -> Backend:
-    """A backend that talks to this address."""
+def backend_of(one: ServingBackend, model: str, *, context_tokens: int = 1, model_folders: str = "") -> Backend:
+    """A backend that talks to this address, as a worker would make it.
+
+    Args:
+        context_tokens: of prompt and answer together; who only probes needs none.
+        model_folders: where folders of models lie, each under its model's name (the setting).
+    """
     if one.kind == TRITON:
         # Late: most installations have no Triton, and a client of it is large.
         from backends.triton_backend import TritonBackend
         from backends.triton_limits import TritonLimits
 
-        return TritonBackend(one.url, model=model, context_tokens=context_tokens, folders=(), limits=TritonLimits())
+        beside = f"{model_folders}/{model}" if model_folders and ".." not in model else None
+        folders = tuple(folder for folder in (one.options.get("model_folder"), beside) if folder)
+        return TritonBackend(
+            one.url, model=model, context_tokens=context_tokens, folders=folders, limits=TritonLimits()
+        )
     return OpenAIHttpBackend(
-        one.url, model=model, health_path=one.options.get("health_path", "/health"), limits=HttpLimits()
+        one.url,
+        model=model,
+        api_key=_key_in(one.options.get("api_key_file")),
+        health_path=one.options.get("health_path", "/health"),
+        limits=HttpLimits(),
     )
+
+
+def _key_in(file: str | None) -> str | None:
+    """What an engine wants to be shown; it lies in a file, never in the database."""
+    if file is None:
+        return None
+    try:
+        return Path(file).read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        log.warning("The key file of a backend, %s, can't be read: %s.", file, type(error).__name__)
+        return None

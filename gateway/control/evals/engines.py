@@ -72,12 +72,16 @@ class OpenModels:
     Args:
         drivers: what brings engines up.
         patience_s: how long they may take.
+        model_folders: where folders of models on Triton lie.
     """
 
-    def __init__(self, database: Store, drivers: Mapping[str, Driver], *, patience_s: float) -> None:
+    def __init__(
+        self, database: Store, drivers: Mapping[str, Driver], *, patience_s: float, model_folders: str = ""
+    ) -> None:
         self._database = database
         self._drivers = drivers
         self._patience_s = patience_s
+        self._model_folders = model_folders
 
     async def open(self, candidate: Candidate) -> Asker:
         """Make sure that a model is served.
@@ -94,7 +98,10 @@ class OpenModels:
             await until_one_answers(addresses, serving.upstream, patience_s=self._patience_s)
         except CannotServe as error:
             raise AskFailed(str(error)) from None
-        backends = [backend_of(one, serving.upstream, serving.context_tokens) for one in addresses]
+        backends = [
+            backend_of(one, serving.upstream, context_tokens=serving.context_tokens, model_folders=self._model_folders)
+            for one in addresses
+        ]
         return _OpenModel(candidate.name, backends, most_tokens=serving.max_output_tokens)
 
 
