@@ -28,7 +28,8 @@ _FINISH: Final[Mapping[object, FinishReason]] = {
     "length": "length",
     "content_filter": "content_filter",
 }
-_NO_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+# A tuple: what is looked up in it may be any JSON.
+_NO_MONEY: Final = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
 
 class OpenAI:
@@ -70,7 +71,7 @@ class OpenAI:
         """A 429 is also sent to accounts without money, which no waiting helps."""
         error = error_of(body)
         kind = kind_of(status)
-        if status == 429 and {error.get("code"), error.get("type")} & _NO_MONEY:
+        if status == 429 and any(error.get(name) in _NO_MONEY for name in ("code", "type")):
             kind = FailureKind.SHUT_OUT
         is_about = error.get("param") == "temperature" or says(error, "temperature")
         return Refusal(kind, names_temperature=status == 400 and is_about)
