@@ -239,6 +239,13 @@ def _checked(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if value and urlsplit(value).scheme not in schemes:
             raise SettingsError(f"{name} must start with {' or '.join(s + '://' for s in schemes)}.")
+    for name in ("openai", "anthropic", "gemini"):
+        # Both travel in a request's head; what is wrong with them is better known before the first eval.
+        key = getattr(settings, f"{name}_api_key")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise SettingsError(f"{name}_api_key must be a word of printable ASCII, without a space or a new line.")
+        if not _is_root(getattr(settings, f"{name}_base_url")):
+            raise SettingsError(f"{name}_base_url must be empty, or an address such as https://api.example.com.")
     if settings.redis_url:
         from ledger.counter.url import read_redis_url  # brings redis-py, which few commands of the CLI need
 
@@ -253,3 +260,12 @@ def _checked(settings: Settings) -> Settings:
     if settings.admin_port == settings.port or (not settings.admin_port and settings.port == 65535):
         raise SettingsError("admin_port must differ from port.")
     return settings
+
+
+def _is_root(url: str) -> bool:
+    """Whether a text is empty or the root of an HTTP API."""
+    try:
+        parts = urlsplit(url)
+        return not url or (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0)
+    except ValueError:
+        return False

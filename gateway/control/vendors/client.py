@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -94,10 +95,10 @@ class VendorModels:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, access: Mapping[str, Access]) -> AsyncIterator[Self]:
-        """One for the life of a process."""
+    async def open(cls, access: Mapping[str, Access], *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Self]:
+        """One for the life of a process. ``tls``: whom to trust; None is whom the system trusts."""
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS),
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS, ssl=tls or True),
             # No bound on the wait for a connection (``connect``): whoever waits for a turn has a deadline of its own.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             headers={"User-Agent": "pareta-gateway"},
