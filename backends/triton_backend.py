@@ -247,6 +247,8 @@ class TritonBackend:
     def _call_ended(self, call: TritonCall) -> None:
         self._running.discard(call)
         if self._is_closed and not self._running:
+            if self._channel is not None:
+                self._channel.hang_up()
             closing = asyncio.get_running_loop().create_task(self._disconnect())
             self._running.add(closing)
             closing.add_done_callback(self._running.discard)

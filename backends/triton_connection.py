@@ -175,6 +175,12 @@ class TritonConnections:
             self._was_lost(connection)
             asyncio.get_running_loop().call_soon(connection.close)  # it may be in the middle of a read
 
+    def hang_up(self) -> None:
+        """Close all connections that are there, without waiting for their ends."""
+        self._is_closed = True
+        for connection in list(self._open):
+            connection.close()
+
     async def close(self) -> None:
         """Close all; what still runs is lost."""
         self._is_closed = True

@@ -112,6 +112,10 @@ class TritonChannel:
         answer = await self.ask("ModelConfig", messages.ModelConfigRequest(name=model), timeout_s=timeout_s)
         return answer.config
 
+    def hang_up(self) -> None:
+        """Close the streams' connections now; `close` is to follow."""
+        self._streams.hang_up()
+
     async def close(self) -> None:
         """Close the connections; calls that still run are cancelled."""
         await self._streams.close()

@@ -130,6 +130,9 @@ class Settings:
     key_concurrent: int = _setting(0, "Default open requests per key; 0 means none.", low=0, high=1 << 31)
     deploy_timeout_s: float = _setting(600.0, "How long a model may take to become ready.", low=1, high=86_400)
     max_engines: int = _setting(8, "Engines that this host runs for deploys at once.", low=0, high=1000)
+    kubernetes_url: str = _setting("", "API server for engines in a cluster; empty means that of this pod, if any.")
+    kubernetes_token_file: str = _setting("", "File with the bearer token for that server.")
+    kubernetes_ca_file: str = _setting("", "File with the certificate authority of that server.")
     engine_linger_s: float = _setting(
         60.0, "How long an engine or model that no endpoint wants any more is kept.", low=0, high=86_400
     )

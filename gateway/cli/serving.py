@@ -27,6 +27,13 @@ def serving() -> None:
 @click.option("--command", metavar="LINE", help="Launch an engine on this host; {port} and {model} are filled in.")
 @click.option("--env", "pairs", multiple=True, metavar="NAME=VALUE", help="For that engine; may be repeated.")
 @click.option("--triton", "triton_url", metavar="URL", help="A model to load: triton://host:port/model.")
+@click.option(
+    "--kubernetes",
+    "template",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Deploy to a cluster; JSON with image, args, env, resources, replicas, port, namespace, pod.",
+)
 @click.option("--upstream-model", help="What the engines call it, where that is not its id.")
 @click.option("--health-path", default="/health", show_default=True, help="What says that an engine is ready.")
 @click.option("--strict-backend", is_flag=True, help="The engines refuse fields that they do not know.")
@@ -40,6 +47,7 @@ async def set_(
     command: str | None,
     pairs: tuple[str, ...],
     triton_url: str | None,
+    template: Any,
     upstream_model: str | None,
     health_path: str,
     strict_backend: bool,
@@ -47,8 +55,8 @@ async def set_(
 ) -> None:
     """Say what serves MODEL (a real id of the catalogue). Deploys from now on use it.
 
-    Either running engines (--backend), an engine that this host launches (--command), or a model that is loaded on a
-    Triton server (--triton).
+    Either running engines (--backend), an engine that this host launches (--command), a model that is loaded on a
+    Triton server (--triton), or a Deployment and a Service in a cluster (--kubernetes).
 
     \b
       serving set meta-llama/Llama-3.1-8B-Instruct --command 'vllm serve {model} --port {port}'
@@ -62,8 +70,8 @@ async def set_(
     if not health_path.startswith("/"):
         raise Refused("The health path of a backend starts with a slash.")
     options: dict[str, Any] = {"health_path": health_path, "tolerates_unknown_fields": not strict_backend}
-    if sum(map(bool, (urls, command, triton_url))) != 1:
-        raise Refused("Give --backend, --command or --triton: one of them.")
+    if sum(map(bool, (urls, command, triton_url, template))) != 1:
+        raise Refused("Give --backend, --command, --triton or --kubernetes: one of them.")
     driver = "static"
     spec: dict[str, Any] = {"options": options}
     if urls:
@@ -71,8 +79,10 @@ async def set_(
     elif command is not None:
         driver = "process"
         spec |= {"command": _words(command), "env": dict(_pair(pair) for pair in pairs)}
-    else:
+    elif triton_url is not None:
         driver, spec["url"] = "triton", triton_url
+    else:
+        driver, spec = "kubernetes", {**_template(template.read()), **spec}
     if upstream_model is not None:
         spec["model"] = upstream_model
     async with place.control() as conn:
@@ -95,6 +105,18 @@ def _words(command: str) -> list[str]:
     return words
 
 
+def _template(data: bytes) -> dict[str, Any]:
+    from gateway.control.database import Refused
+
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise Refused(f"The template is not JSON: {error}.") from None
+    if not isinstance(found, dict) or not isinstance(found.get("image"), str):
+        raise Refused("The template must be a JSON object with an image.")
+    return found
+
+
 def _pair(text: str) -> tuple[str, str]:
     from gateway.control.database import Refused
 
@@ -112,7 +134,11 @@ async def list_(place: Place, /) -> None:
 
 
 def _served_by(spec: Mapping[str, Any]) -> str:
-    return ", ".join(spec.get("backends", [])) or shlex.join(spec.get("command", [])) or str(spec.get("url", ""))
+    return (
+        ", ".join(spec.get("backends", []))
+        or shlex.join(spec.get("command", []))
+        or str(spec.get("url") or spec.get("image", ""))
+    )
 
 
 async def _show(place: Place) -> None:

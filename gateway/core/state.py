@@ -87,6 +87,7 @@ class Endpoint:
     ``cards`` are the current and future price cards, by ``effective_from_ms`` ascending; ``discounts`` those of its
     organization that may apply to it, in no order.
     ``prompt_of_record`` goes before the messages of a chat without instructions; ``None`` for most.
+    ``starts_in_s``: when to call again while it is starting, 1 to 30; ``None``: nobody knows.
     ``capabilities`` is a set of ``chat``, ``completion``, ``embedding``.
     """
 
@@ -104,6 +105,7 @@ class Endpoint:
     cards: tuple[PriceCard, ...]
     discounts: tuple[Discount, ...] = ()
     prompt_of_record: str | None = None
+    starts_in_s: int | None = None
 
     def card_at(self, now_ms: int) -> PriceCard | None:
         """The price card in force at a moment (Unix ms), if any."""

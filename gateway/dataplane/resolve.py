@@ -30,7 +30,7 @@ def resolve(state: StateView, org_id: str, model: str, kind: Kind) -> Endpoint:
     if CAPABILITY[kind] not in endpoint.capabilities:
         raise Refused(errors.invalid("model", f"names an endpoint that does not serve /v1/{kind}"))
     if endpoint.status in (EndpointStatus.STARTING, EndpointStatus.DEPLOYING):
-        raise Refused(errors.endpoint_not_ready(retry_after_s=STARTING_RETRY_S))
+        raise Refused(errors.endpoint_not_ready(retry_after_s=endpoint.starts_in_s or STARTING_RETRY_S))
     if endpoint.status is not EndpointStatus.LIVE:
         raise Refused(errors.endpoint_not_ready(retry_after_s=None))
     return endpoint

@@ -150,6 +150,7 @@ def _endpoint(
         cards=cards,
         discounts=discounts,
         prompt_of_record=row["system_prompt"],
+        starts_in_s=row["starts_in_s"],
     )
 
 

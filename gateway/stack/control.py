@@ -16,6 +16,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from aiohttp import web
 
@@ -28,6 +29,7 @@ from gateway.control.api.metrics import Metrics
 from gateway.control.api.tasks import Tasks
 from gateway.control.database import Store
 from gateway.control.deploys.drivers import Driver, Static
+from gateway.control.deploys.kubernetes import ApiServer, Kubernetes
 from gateway.control.deploys.loop import DeployLoop
 from gateway.control.deploys.process import Process
 from gateway.control.deploys.triton import Triton
@@ -76,6 +78,7 @@ async def run_control(settings: Settings) -> None:
         drivers: dict[str, Driver] = {
             "static": Static(),
             "process": Process(engines, most=settings.max_engines, linger_s=settings.engine_linger_s),
+            "kubernetes": Kubernetes(_api_server(settings), linger_s=settings.engine_linger_s),
             "triton": Triton(linger_s=settings.engine_linger_s),
         }
         deploys = DeployLoop(database, ledger, drivers, patience_s=settings.deploy_timeout_s)
@@ -161,6 +164,15 @@ async def _ledger(stack: AsyncExitStack, settings: Settings, stop: StopRequest) 
             log.warning("%s Trying again every %g s.", error, RETRY_S)
             await stop.hurried(stop.wait(), RETRY_S)
     return None
+
+
+def _api_server(settings: Settings) -> ApiServer | None:
+    """The cluster that engines may be deployed to, if there is one."""
+    if not settings.kubernetes_url:
+        return ApiServer.of_this_pod()
+    files = (settings.kubernetes_token_file, settings.kubernetes_ca_file)
+    token, ca = (Path(file) if file else None for file in files)
+    return ApiServer(settings.kubernetes_url, token, ca)
 
 
 def _access(settings: Settings) -> dict[str, Access]:

@@ -259,9 +259,11 @@ async def test_what_is_there_speaks_something_else(said: bytes) -> None:
 
     async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(said)
-        await reader.read()
-        writer.close()
-        hung_up.set()
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+            hung_up.set()
 
     server = await asyncio.start_server(odd, "127.0.0.1", 0)
     async with server, connections_to(server.sockets[0].getsockname()[1], connect_timeout_s=0.3) as connections:

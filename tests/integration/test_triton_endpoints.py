@@ -100,8 +100,10 @@ def test_the_model_is_named_by_the_url_or_by_the_endpoint() -> None:
 async def page(*texts: str) -> AsyncIterator[str]:
     """A healthy server with metrics pages, one after the other; then it has no more of them. Yields its root."""
     waiting = list(texts)
+    writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         asked = await reader.readuntil(b"\r\n\r\n")
         if waiting or b" /health " in asked:
             body = waiting.pop(0).encode() if b" /metrics " in asked else b"well"
@@ -112,6 +114,10 @@ async def page(*texts: str) -> AsyncIterator[str]:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        # One that was opened and never used still waits for its request.
+        for writer in writers:
+            writer.close()
+    await asyncio.sleep(0)
 
 
 async def test_a_queue_counts_while_its_news_is_fresh() -> None:

@@ -31,7 +31,8 @@ class Personas:
         delay_s: before each answer.
     """
 
-    def __init__(self, right: dict[str, str]) -> None:
+    def __init__(self, right: dict[str, str], *, port: int = 0) -> None:
+        self._port = port
         self.right = right
         self.asked: Counter[str] = Counter()
         self.seen: dict[str, Any] = {}
@@ -60,7 +61,7 @@ class Personas:
         app.router.add_post("/v1beta/models/{model}", self._google)
         runner = web.AppRunner(app)
         self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", self._port)
         self._loop.run_until_complete(site.start())
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         self._ready.set()

@@ -424,6 +424,28 @@ async def test_a_deploy_that_is_sent_again_is_the_same(gateway: Gateway, owner: 
     assert other.status == 422
 
 
+async def test_who_calls_too_early_is_told_when_to_come(gateway: Gateway, owner: Tenant) -> None:
+    """503 while it starts, with what its model's latest starts took, in whole seconds from 1 to 30."""
+    async with session(gateway.settings.database_url) as conn:
+        for seconds in (2.2, 11.4, 55.0):
+            await store.remember_start(conn, THIRD, seconds)
+    board = (await gateway.get(f"/v1/tasks/{TASK}/leaderboard", owner.key)).json
+    name = board["models"][demo.REAL[TASK].index(THIRD)]["name"]
+    deploying = asyncio.create_task(gateway.post("/v1/endpoints", owner.key, {"task": TASK, "model": name}))
+    async with asyncio.timeout(20):
+        while not (waiting := [one for one in (await gateway.get("/v1/endpoints", owner.key)).json
+                               if one["status"] == "deploying"]):  # fmt: skip
+            await asyncio.sleep(0.05)
+        endpoint_id = waiting[0]["id"]
+        while True:
+            answer = await gateway.chat(owner, model=endpoint_id)
+            if answer.status == 503 and answer.headers.get("retry-after") == "12":
+                break
+            await asyncio.sleep(0.1)
+    assert (await gateway.post(f"/v1/endpoints/{endpoint_id}/stop", owner.key, None)).status == 200
+    await deploying
+
+
 @pytest.fixture(scope="module")
 def engines(session_gateway: Gateway, catalog: None) -> None:
     """A model whose engine this host launches."""

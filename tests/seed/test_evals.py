@@ -17,6 +17,8 @@ from gateway.control.catalog.importing import import_catalog
 from gateway.control.catalog.reading import read_catalog
 from gateway.control.database import session
 from gateway.control.deploys import store
+from gateway.control.evals import sets
+from gateway.control.evals.blobs import LocalBlobs
 from gateway.core.state import Scope
 from gateway.stack.processes import lock_holder
 from tests.seed import demo
@@ -496,3 +498,41 @@ async def test_an_upload_url_is_good_once_and_for_its_document(evals: Gateway, o
     text_set = await evals.post("/v1/eval-sets", owner.key, **upload(multipart(rows(1))))
     other = f"/v1/eval-sets/{text_set.json['eval_set']['id']}/blob-upload-url"
     assert (await evals.post(other, owner.key, asked)).status == 400
+
+
+async def test_documents_of_a_deleted_set_go_after_a_day(evals: Gateway, owner: Tenant) -> None:
+    """Their bytes are taken out, those of others stay."""
+    kept = []
+    for _ in range(2):
+        made = await evals.post(
+            "/v1/eval-sets", owner.key, **upload(multipart([{"document": None, "expected": {"a": 1}}], task=DOCUMENTS))
+        )
+        set_id = made.json["eval_set"]["id"]
+        body = (
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n'
+            b"Content-Type: image/png\r\n\r\nPNG"
+            b'\r\n--b\r\nContent-Disposition: form-data; name="idx"\r\n\r\n0'
+            b'\r\n--b\r\nContent-Disposition: form-data; name="field_name"\r\n\r\ndocument\r\n--b--\r\n'
+        )
+        answer = await evals.post(
+            f"/v1/eval-sets/{set_id}/attach-blob", owner.key, **upload((body, "multipart/form-data; boundary=b"))
+        )
+        assert answer.status == 200, answer.json
+        kept.append((set_id, answer.json["uri"].removeprefix("blob:")))
+    (gone, gone_blob), (stays, stays_blob) = kept
+    files = evals.settings.data_path / "documents"
+    assert (files / gone_blob[:2] / gone_blob).read_bytes() == b"PNG"
+    assert (await evals.send("DELETE", f"/v1/eval-sets/{gone}", owner.key)).status == 204
+    async with session(evals.settings.database_url) as conn:
+        blobs = LocalBlobs(files)
+        assert gone_blob not in await sets.take_orphans(conn, most=100)
+        await conn.execute("UPDATE control.eval_set SET deleted_at = now() - interval '25 hours' WHERE id = $1", gone)
+        taken = await sets.take_orphans(conn, most=100)
+        # The control process may have been quicker.
+        for blob_id in taken:
+            await blobs.delete(blob_id)
+    async with asyncio.timeout(10):
+        while (files / gone_blob[:2] / gone_blob).exists():
+            await asyncio.sleep(0.05)
+    assert (files / stays_blob[:2] / stays_blob).exists()
+    assert stays

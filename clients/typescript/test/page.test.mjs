@@ -60,7 +60,7 @@ test("T13 T14 frontier models", { skip }, async () => {
   await assert.rejects(pa.evals.frontierModels("no-such-task"), NotFoundError);
 });
 
-test("T15 T20 T21 deploy and wait", { skip }, async () => {
+test("T15 T20 T21 T40 deploy and wait, within the budget of a call", { skip }, async () => {
   endpoint = await pa.endpoints.deploy({ task: TASK, model: "recommended", wait: true });
   assert.ok(endpoint.isLive && endpoint.id && endpoint.url.startsWith("http"));
   assert.deepEqual([endpoint.status, endpoint.task], ["live", TASK]);

@@ -140,8 +140,10 @@ class DeployLoop:
                 await store.set_failed(conn, endpoint.id, "The deploy failed inside the platform. Start it again.")
 
     async def _serve(self, endpoint: Deployed) -> None:
+        begun_s = time.monotonic()
         async with self._database.connection() as conn:
             await store.set_stage(conn, endpoint.id, "allocating")
+            await store.expect_start(conn, endpoint.id)
             serving = await store.serving_of(conn, endpoint.model_id) if endpoint.model_id else None
             backends = await store.backends_of(conn, endpoint.id)
         real_model = endpoint.real_model
@@ -156,6 +158,8 @@ class DeployLoop:
         await until_one_answers(backends, real_model, patience_s=self._patience_s)
         async with self._database.connection() as conn:
             await store.set_live(conn, endpoint.id, backends, real_model=real_model)
+            if endpoint.model_id is not None:
+                await store.remember_start(conn, endpoint.model_id, time.monotonic() - begun_s)
 
     async def _price(self, endpoint: Deployed) -> None:
         """Give it the board's price before it is live: no worker may see it without one."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.control.database import Connection
 
+REMEMBERED_STARTS = 9
 UNDER_WAY = (EndpointStatus.DEPLOYING, EndpointStatus.STARTING)
 
 
@@ -214,6 +215,29 @@ async def set_stage(conn: Connection, endpoint_id: str, stage: str) -> None:
         "UPDATE control.endpoint SET stage = $2 WHERE id = $1 AND status IN ('deploying', 'starting')",
         endpoint_id,
         stage,
+    )
+
+
+async def expect_start(conn: Connection, endpoint_id: str) -> None:
+    """Tell callers of an endpoint that is on its way when to come again: the median of its model's latest starts."""
+    await conn.execute(
+        "UPDATE control.endpoint e SET starts_in_s = (SELECT least(30, greatest(1,"
+        " ceil(percentile_cont(0.5) WITHIN GROUP (ORDER BY t.seconds))))::integer FROM (SELECT seconds"
+        " FROM control.start_time WHERE model_id = e.model_id ORDER BY ended_at DESC LIMIT $2) t)"
+        " WHERE e.id = $1 AND e.status IN ('deploying', 'starting')",
+        endpoint_id,
+        REMEMBERED_STARTS,
+    )
+
+
+async def remember_start(conn: Connection, model_id: str, seconds: float) -> None:
+    """Take note of how long a model took to become ready; only the latest starts are kept."""
+    await conn.execute("INSERT INTO control.start_time (model_id, seconds) VALUES ($1, $2)", model_id, seconds)
+    await conn.execute(
+        "DELETE FROM control.start_time WHERE model_id = $1 AND ended_at < (SELECT min(ended_at) FROM (SELECT ended_at"
+        " FROM control.start_time WHERE model_id = $1 ORDER BY ended_at DESC LIMIT $2) latest)",
+        model_id,
+        REMEMBERED_STARTS,
     )
 
 

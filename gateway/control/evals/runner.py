@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S: Final = 0.25
 STAND_BY_S: Final = 1.0
+TIDY_EVERY_S: Final = 60.0
 RETRY_S: Final = 1.0
 RUNS_AT_ONCE: Final = 16
 ITEMS_AT_ONCE: Final = 8
@@ -112,13 +113,17 @@ class EvalRunner:
         async with self._database.connection() as conn:
             if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
                 return
-            beat_s = 0.0
+            beat_s = tidy_s = 0.0
             try:
                 while True:
                     wanted = {run.id: run for run in await runs.under_way(conn)}
                     if loop.time() >= beat_s:
                         beat_s = loop.time() + BEAT_EVERY_S
                         await self._beat(list(wanted.values()))
+                    if loop.time() >= tidy_s:
+                        tidy_s = loop.time() + TIDY_EVERY_S
+                        for blob_id in await sets.take_orphans(conn, most=100):
+                            await self._blobs.delete(blob_id)
                     self._follow(wanted)
                     self._wake.clear()
                     try:
@@ -186,6 +191,7 @@ class EvalRunner:
             await asyncio.sleep(RETRY_S)
         except Exception:
             log.exception("The eval run %s cannot go on.", run.id)
+            await asyncio.sleep(RETRY_S)
             await self._fail(run, "The run failed inside the platform.")
 
     async def _measure(self, run: Run) -> None:

@@ -149,6 +149,18 @@ async def attach(conn: Connection, set_id: str, document: Attached) -> str | Non
     return earlier if earlier != document.blob_id else None
 
 
+async def take_orphans(conn: Connection, *, most: int) -> list[str]:
+    """Blobs of sets that were deleted a day ago and that no run needs any more; their rows are gone with this."""
+    rows = await conn.fetch(
+        "DELETE FROM control.eval_document d USING (SELECT d.set_id, d.idx, d.field_name FROM control.eval_document d"
+        " JOIN control.eval_set s ON s.id = d.set_id WHERE s.deleted_at < now() - interval '1 day' AND NOT EXISTS"
+        " (SELECT 1 FROM control.eval_run r WHERE r.set_id = s.id AND r.ended_at IS NULL) LIMIT $1) gone"
+        " WHERE (d.set_id, d.idx, d.field_name) = (gone.set_id, gone.idx, gone.field_name) RETURNING d.blob_id",
+        most,
+    )
+    return [row["blob_id"] for row in rows]
+
+
 async def _claimed(conn: Connection, org_id: str, claim: Claim) -> EvalSet | None:
     # Two requests with one key at once: the second waits for the first, and finds what it made.
     lock = f"pareta eval set {org_id} {claim.name}"
