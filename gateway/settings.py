@@ -267,10 +267,15 @@ def _checked(settings: Settings) -> Settings:
             read_redis_url(settings.redis_url)
         except ValueError as error:
             raise SettingsError(f"redis_url cannot be used. {error}") from None
-    if settings.blob_store_url.startswith("s3:") and not (
-        settings.aws_access_key_id and settings.aws_secret_access_key
-    ):
-        raise SettingsError("blob_store_url names a bucket: aws_access_key_id and aws_secret_access_key must be given.")
+    if settings.blob_store_url:
+        try:
+            place = read_blob_url(settings.blob_store_url)
+        except BlobUrlInvalid as error:
+            raise SettingsError(f"blob_store_url cannot be used. {error}") from None
+        if isinstance(place, Bucket) and not (settings.aws_access_key_id and settings.aws_secret_access_key):
+            raise SettingsError(
+                "blob_store_url is a bucket: aws_access_key_id and aws_secret_access_key must be given."
+            )
     if settings.hold_heartbeat_s * 3 > settings.hold_expiry_s:
         raise SettingsError(
             "hold_expiry_s must be at least three times hold_heartbeat_s, or live holds would be reaped."

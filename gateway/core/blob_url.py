@@ -50,7 +50,7 @@ def read_blob_url(url: str) -> Folder | Bucket:
     """
     try:
         parts = urlsplit(url)
-        query = parse_qs(parts.query, strict_parsing=bool(parts.query))
+        query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise BlobUrlInvalid("It is no URL.") from None
     if parts.scheme == "file" and not parts.netloc and not query and parts.path.startswith("/"):

@@ -8,6 +8,7 @@ succeeded and never before, so nothing half-written is ever read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import re
@@ -94,10 +95,9 @@ class S3Blobs:
 
     async def delete(self, blob_id: str) -> None:
         """See `Blobs.delete`."""
-        try:
-            await self._ask("DELETE", self._path(blob_id), EMPTY_SHA256)
-        except FileNotFoundError:
-            return
+        path = self._path(blob_id)
+        with contextlib.suppress(FileNotFoundError):
+            await self._ask("DELETE", path, EMPTY_SHA256)
 
     async def _ask(
         self,
