@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.core.blob_url import BlobUrlInvalid, Bucket, read_blob_url
+
 
 class SettingsError(ValueError):
     """A setting is wrong; the text is a sentence for the operator."""
@@ -25,6 +27,7 @@ BARE_NAMES = frozenset(
         *("host", "port", "admin_port", "data_dir", "model_folders", "workers", "database_url", "redis_url"),
         *("openai_api_key", "openai_base_url", "anthropic_api_key", "anthropic_base_url"),
         *("gemini_api_key", "gemini_base_url"),
+        *("blob_store_url", "aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
     }
 )
 
@@ -146,6 +149,14 @@ class Settings:
     demo_vendor_url: str = _setting(
         "", "Root of the engine that plays a vendor in the demonstration; empty means that there is none."
     )
+    blob_store_url: str = _setting(
+        "",
+        "Where documents of evals lie: file:///folder or s3://bucket/prefix?endpoint=…&region=…;"
+        " empty means the data folder.",
+    )
+    aws_access_key_id: str = _setting("", "Who asks that bucket.")
+    aws_secret_access_key: str = _secret("Proof of who asks that bucket.")
+    aws_session_token: str = _secret("Goes with credentials that end by themselves; empty means none.")
     log_requests: bool = _setting(True, "Write one structured line per request to standard output.")
 
     @property
@@ -242,6 +253,13 @@ def _checked(settings: Settings) -> Settings:
         value = getattr(settings, name)
         if value and urlsplit(value).scheme not in schemes:
             raise SettingsError(f"{name} must start with {' or '.join(s + '://' for s in schemes)}.")
+    for name in ("openai", "anthropic", "gemini"):
+        # Both travel in a request's head; what is wrong with them is better known before the first eval.
+        key = getattr(settings, f"{name}_api_key")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise SettingsError(f"{name}_api_key must be a word of printable ASCII, without a space or a new line.")
+        if not _is_root(getattr(settings, f"{name}_base_url")):
+            raise SettingsError(f"{name}_base_url must be empty, or an address such as https://api.example.com.")
     if settings.redis_url:
         from ledger.counter.url import read_redis_url  # brings redis-py, which few commands of the CLI need
 
@@ -249,6 +267,15 @@ def _checked(settings: Settings) -> Settings:
             read_redis_url(settings.redis_url)
         except ValueError as error:
             raise SettingsError(f"redis_url cannot be used. {error}") from None
+    if settings.blob_store_url:
+        try:
+            place = read_blob_url(settings.blob_store_url)
+        except BlobUrlInvalid as error:
+            raise SettingsError(f"blob_store_url cannot be used. {error}") from None
+        if isinstance(place, Bucket) and not (settings.aws_access_key_id and settings.aws_secret_access_key):
+            raise SettingsError(
+                "blob_store_url is a bucket: aws_access_key_id and aws_secret_access_key must be given."
+            )
     if settings.hold_heartbeat_s * 3 > settings.hold_expiry_s:
         raise SettingsError(
             "hold_expiry_s must be at least three times hold_heartbeat_s, or live holds would be reaped."
@@ -256,3 +283,12 @@ def _checked(settings: Settings) -> Settings:
     if settings.admin_port == settings.port or (not settings.admin_port and settings.port == 65535):
         raise SettingsError("admin_port must differ from port.")
     return settings
+
+
+def _is_root(url: str) -> bool:
+    """Whether a text is empty or the root of an HTTP API."""
+    try:
+        parts = urlsplit(url)
+        return not url or (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0)
+    except ValueError:
+        return False

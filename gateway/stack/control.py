@@ -33,11 +33,12 @@ from gateway.control.deploys.kubernetes import ApiServer, Kubernetes
 from gateway.control.deploys.loop import DeployLoop
 from gateway.control.deploys.process import Process
 from gateway.control.deploys.triton import Triton
-from gateway.control.evals.blobs import LocalBlobs
 from gateway.control.evals.engines import OpenModels
 from gateway.control.evals.grading import Grader
 from gateway.control.evals.money import RunMoney
 from gateway.control.evals.runner import EvalRunner
+from gateway.control.evals.sigv4 import S3Access
+from gateway.control.evals.storage import open_blobs
 from gateway.control.metrics.outages import OutageWatch
 from gateway.control.vendors.client import Access, VendorModels
 from gateway.control.vendors.wire import VENDORS
@@ -82,7 +83,8 @@ async def run_control(settings: Settings) -> None:
             "triton": Triton(linger_s=settings.engine_linger_s),
         }
         deploys = DeployLoop(database, ledger, drivers, patience_s=settings.deploy_timeout_s)
-        blobs = LocalBlobs(settings.data_path / "documents")
+        access = S3Access(settings.aws_access_key_id, settings.aws_secret_access_key, settings.aws_session_token)
+        blobs = await stack.enter_async_context(open_blobs(settings.blob_store_url, access, folder=settings.data_path))
         run_money = RunMoney(money.counter, money.cover, money.outbox, ledger)
         grader = await stack.enter_async_context(Grader.open())
         evals = EvalRunner(

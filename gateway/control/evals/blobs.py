@@ -1,4 +1,4 @@
-"""Documents on disk: written beside, synced, then named; read whole.
+"""Documents: the port to where they lie, and a folder of this host: written beside, synced, then named; read whole.
 
 Floor: control. Ids are ours, never a caller's text, so no path can be reached through one.
 """
@@ -14,12 +14,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, Protocol
 
+from gateway.control.database import StoreUnavailable
+
 MAX_BLOB_BYTES: Final = 100 * 1024 * 1024
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class BlobTooLarge(Exception):
     """More bytes came than may."""
+
+
+class BlobsUnavailable(StoreUnavailable):
+    """The store of documents can't be reached. A retry is safe."""
 
 
 class Blobs(Protocol):
@@ -29,19 +35,24 @@ class Blobs(Protocol):
         """Keep bytes under a new id; returns how many there were.
 
         Raises:
-            BlobTooLarge; OSError. Nothing was kept.
+            BlobTooLarge; BlobsUnavailable; OSError. Nothing was kept, or it is not known to have been.
         """
 
     async def read(self, blob_id: str) -> bytes:
-        """The bytes. Raises: FileNotFoundError."""
+        """The bytes. Raises: FileNotFoundError; BlobsUnavailable."""
 
     async def delete(self, blob_id: str) -> None:
-        """Forget them, if they are there."""
+        """Forget them, if they are there. Raises: BlobsUnavailable."""
 
 
 def new_blob_id() -> str:
     """An id that nobody can guess."""
     return secrets.token_hex(16)
+
+
+def is_blob_id(text: str) -> bool:
+    """Whether it has the form of an id."""
+    return _ID.fullmatch(text) is not None
 
 
 class LocalBlobs:
@@ -83,7 +94,7 @@ class LocalBlobs:
         await asyncio.to_thread(self._path(blob_id).unlink, missing_ok=True)
 
     def _path(self, blob_id: str) -> Path:
-        if _ID.fullmatch(blob_id) is None:
+        if not is_blob_id(blob_id):
             raise FileNotFoundError(blob_id)
         # A folder of many thousand files is slow to look at.
         return self._folder / blob_id[:2] / blob_id

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.control.database import ControlError
 from gateway.control.evals import runs, sets
+from gateway.control.evals.blobs import BlobsUnavailable
 from gateway.control.evals.engines import Asker, AskFailed, OpenModels
 from gateway.control.evals.money import BEAT_EVERY_S, RunMoney
 from gateway.control.evals.prices import item_micros
@@ -123,7 +124,7 @@ class EvalRunner:
                     if loop.time() >= tidy_s:
                         tidy_s = loop.time() + TIDY_EVERY_S
                         for blob_id in await sets.take_orphans(conn, most=100):
-                            await self._blobs.delete(blob_id)
+                            await self._forget(blob_id)
                     self._follow(wanted)
                     self._wake.clear()
                     try:
@@ -147,6 +148,12 @@ class EvalRunner:
         if self._tasks:
             await asyncio.wait(self._tasks.values())
         self._tasks.clear()
+
+    async def _forget(self, blob_id: str) -> None:
+        try:
+            await self._blobs.delete(blob_id)
+        except (BlobsUnavailable, OSError):
+            log.warning("The document %s, which nobody needs any more, could not be deleted.", blob_id)
 
     # -- money -------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
 """Vendors: asking the models that others host, each through its own API.
 
-`wire` has what goes over the wire, `client` how it is sent.
+`conversation` is what is asked, `port` what every vendor's adapter can do, `openai`, `anthropic` and `google` are the
+adapters (all pure), `retries` decides what is tried again and when, `client` sends.
 """
