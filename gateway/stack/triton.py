@@ -134,9 +134,7 @@ class TritonServer:
         suspects: set[str] = set()
         while True:
             await asyncio.sleep(_CHECK_S)
-            dead = {name for name in self._repository if MODELS[name].decoupled} - await asyncio.to_thread(
-                self._living
-            )
+            dead = {name for name in self._repository if MODELS[name].decoupled} - await asyncio.to_thread(self._living)
             for model in sorted(dead & suspects):
                 await self._reload(model)
             suspects = dead - suspects
