@@ -4,8 +4,9 @@
 
 Starts a Postgres of its own and fills it with generated rows, month by month, whose books balance to the nano: every
 usage row has its transfer, every organization paid in what it spent and a rest. Then each question is asked many times
-at random places: a receipt, an organization's credit, a page of its receipts, its statement of one month. ``--audit``
-recomputes everything at the end. Ten million events need about 9 GB of disk (``--keep`` says where, and keeps them).
+at random places: a receipt, an organization's credit, a page of its receipts, its statement of one month; and what an
+endpoint's metrics are made of, in windows of a week and of ninety days. ``--audit`` recomputes everything at the end.
+Ten million events need about 9 GB of disk (``--keep`` says where, and keeps them).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gateway.control.metrics.store import histograms, sums
+from gateway.control.metrics.windows import read_window
 from gateway.stack.embedded_postgres import EmbeddedPostgres
 from ledger.books.database import Pool, open_pool
 from ledger.books.ledger import Ledger
@@ -60,7 +63,8 @@ used AS (
         shortfall_nanos, started_at, settled_at, ttft_ms, total_ms, epoch, shard, seq)
     SELECT 'req_' || ulid, ledger.id_time('req_' || ulid), 0, 'settle', org_id, repeat('k', 24), $6, $7, 'chat',
         true, 'finished', 200, 'reported', {PROMPT}, {COMPLETION}, 1, {2 * CHARGE_NANOS}, {CHARGE_NANOS}, 0,
-        ledger.id_time('req_' || ulid), ledger.id_time('req_' || ulid), 40, 900, 1, 0, $8 + n
+        ledger.id_time('req_' || ulid), ledger.id_time('req_' || ulid),
+        80 + hashint8(n) % 60, 400 + abs(hashint8(n + 7) % 4000), 1, 0, $8 + n
     FROM request
 )
 INSERT INTO ledger.transfer (id, id_time, kind, debit_account, credit_account, amount_nanos, event_id, posted_at)
@@ -145,12 +149,25 @@ async def measure(pool: Pool, ledger: Ledger, months: list[date], organizations:
     async def month() -> None:
         await statement(pool, some_org(), chosen.choice(months))
 
+    async def metrics(text: str, by: str | None) -> int:
+        """All that is read for an endpoint's performance, as if it were the end of the last month."""
+        window = read_window(text, datetime.fromtimestamp(_ms(_next(months[-1])) / 1000, UTC))
+        async with pool.acquire() as conn:
+            rows = await sums(conn, ENDPOINT, window, by=by)
+            counted = await histograms(conn, ENDPOINT, window, by=by)
+        assert {row.begin for row in rows} == set(counted)
+        return sum(row.requests for row in rows)
+
     table = Table("question", "p50 ms", "p99 ms", title="asked at random places, over one connection")
     questions: list[tuple[str, Callable[[], Awaitable[object]], int]] = [
         ("receipt", lambda: ledger.receipt(chosen.choice(ids)), SAMPLES),
         ("org show (credit)", lambda: ledger.credit(some_org()), SAMPLES),
         ("100 receipts of an organization", page, SAMPLES // 3),
         ("statement of a month", month, SAMPLES // 10),
+        ("metrics of a week", lambda: metrics("7d", None), SAMPLES // 3),
+        ("metrics of a week, by the hour", lambda: metrics("7d", "hour"), SAMPLES // 3),
+        ("metrics of 90 days", lambda: metrics("90d", None), SAMPLES // 10),
+        ("metrics of 90 days, by the day", lambda: metrics("90d", "day"), SAMPLES // 10),
     ]
     for name, ask, times in questions:
         await ask()

@@ -30,6 +30,7 @@ from gateway.dataplane.route import ReplicaFactory, Router
 from gateway.dataplane.server import Connection, Shared
 from gateway.dataplane.settle import Settler
 from gateway.dataplane.watch import Watch
+from gateway.edges.endpoint_uses import EndpointUses
 from gateway.edges.metrics import Metrics
 from gateway.edges.platform_door import PlatformDoor
 from gateway.edges.recorder import EdgeRecorder
@@ -147,6 +148,7 @@ class Worker:
             heartbeat_s=settings.hold_heartbeat_s,
             expires_in_s=settings.hold_expiry_s,
         )
+        self.uses = EndpointUses(money.pool, self._running_on)
         self.settler = Settler(money.outbox)
         self.pipeline = Pipeline(
             Stages(
@@ -159,9 +161,16 @@ class Worker:
                 watch=self.watch,
                 recorder=EdgeRecorder(metrics, request_log),
                 platform=door,
+                uses=self.uses,
             )
         )
         self.shared = Shared(settings=settings, handler=self.pipeline.serve, loop=asyncio.get_running_loop())
+
+    def _running_on(self) -> set[str]:
+        """Endpoints with requests in progress that would else look idle."""
+        ids = {relay.exchange.endpoint.id for relay in self.watch.relays if relay.exchange.endpoint is not None}
+        # As they are now: that they sleep may be newer than their requests.
+        return {found.id for one in ids if (found := self._feed.endpoint(one)) is not None and found.sleeps}
 
     async def refresh_readiness(self) -> None:
         """Ask whether traffic can be served: fresh state, and a counter that answers."""
@@ -240,6 +249,7 @@ async def _joined(settings: Settings, slot: int, open_money: OpenMoney) -> Async
             metrics=metrics,
             request_log=RequestLog(enabled=settings.log_requests),
         )
+        stack.push_async_callback(_stop_task, asyncio.create_task(worker.uses.run(), name="uses of endpoints"))
         feed.on_key_revoked(worker.watch.revoke)
         feed.on_endpoint_changed(lambda endpoint_id: _follow_endpoint(feed, router, endpoint_id))
         for coroutine in (worker.watch.run(worker.shared), worker.keep_house()):

@@ -46,6 +46,13 @@ def serving() -> None:
 @click.option("--health-path", default="/health", show_default=True, help="What says that an engine is ready.")
 @click.option("--strict-backend", is_flag=True, help="The engines refuse fields that they do not know.")
 @click.option("--max-output-tokens", type=click.IntRange(1), help="The most that one answer may have.")
+@click.option(
+    "--idle-stop",
+    "idle_s",
+    type=click.IntRange(10),
+    metavar="SECONDS",
+    help="Put endpoints to sleep that nobody calls for so long; a call wakes them. Default: never.",
+)
 @operator
 async def set_(
     place: Place,
@@ -63,6 +70,7 @@ async def set_(
     health_path: str,
     strict_backend: bool,
     max_output_tokens: int | None,
+    idle_s: int | None,
 ) -> None:
     """Say what serves MODEL (a real id of the catalogue). Deploys from now on use it.
 
@@ -103,7 +111,7 @@ async def set_(
     async with place.control() as conn:
         if not await conn.fetchval("SELECT true FROM control.model WHERE id = $1", model):
             raise NotFound(f"The catalogue has no open model {model!r}.")
-        await store.register(conn, model, driver, spec, max_output_tokens=max_output_tokens)
+        await store.register(conn, model, driver, spec, max_output_tokens=max_output_tokens, idle_s=idle_s)
     await _show(place)
 
 

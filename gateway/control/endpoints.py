@@ -382,8 +382,11 @@ async def _drive(conn: Connection, endpoint_id: str, event: str) -> EndpointReco
         after = _LIFE[event].get(EndpointStatus(before))
         if after is None:
             raise Refused(f"The endpoint {endpoint_id} is {before}; it can't be told to {event}.")
-        if after.value != before:
-            await conn.execute("UPDATE control.endpoint SET status = $2 WHERE id = $1", endpoint_id, after.value)
+        await conn.execute(
+            "UPDATE control.endpoint SET status = $2, asleep = false WHERE id = $1 AND (status <> $2 OR asleep)",
+            endpoint_id,
+            after.value,
+        )
     return await find(conn, endpoint_id)
 
 

@@ -108,3 +108,13 @@ class Platform(Protocol):
         Raises:
             PlatformUnavailable: it does not answer.
         """
+
+
+class Uses(Protocol):
+    """Who hears of the use of endpoints that may be put to sleep. None of it waits."""
+
+    def used(self, endpoint_id: str) -> None:
+        """A request begins."""
+
+    def wanted(self, endpoint_id: str) -> None:
+        """Somebody calls an endpoint that sleeps: wake it."""

@@ -88,6 +88,8 @@ class Endpoint:
     organization that may apply to it, in no order.
     ``prompt_of_record`` goes before the messages of a chat without instructions; ``None`` for most.
     ``starts_in_s``: when to call again while it is starting, 1 to 30; ``None``: nobody knows.
+    ``sleeps``: it is put to sleep when nobody calls it for a while; ``asleep``: it is stopped for that, and a call
+    wakes it.
     ``capabilities`` is a set of ``chat``, ``completion``, ``embedding``.
     """
 
@@ -106,6 +108,8 @@ class Endpoint:
     discounts: tuple[Discount, ...] = ()
     prompt_of_record: str | None = None
     starts_in_s: int | None = None
+    sleeps: bool = False
+    asleep: bool = False
 
     def card_at(self, now_ms: int) -> PriceCard | None:
         """The price card in force at a moment (Unix ms), if any."""

@@ -22,7 +22,7 @@ from gateway.core.estimate import Plan, plan, upstream_max_tokens
 from gateway.core.exchange import Ending, Exchange
 from gateway.core.idempotency import Outcome, Recording, pack
 from gateway.core.openai import read_ask
-from gateway.core.ports import Platform, Recorder, StateView
+from gateway.core.ports import Platform, Recorder, StateView, Uses
 from gateway.core.prompt_of_record import put_before
 from gateway.core.state import Endpoint, Limits, Scope
 from gateway.dataplane import platform as platform_stage
@@ -72,6 +72,7 @@ class Stages:
     recorder: Recorder
     platform: Platform
     """What everything but inference is passed on to."""
+    uses: Uses
 
 
 class Pipeline:
@@ -171,7 +172,7 @@ class Pipeline:
         idempotency_key = request.headers.get(b"idempotency-key")
         if idempotency_key is not None and await replay(stages.counter, exchange, reply, idempotency_key, request.body):
             return
-        endpoint = exchange.endpoint = resolve(stages.state, exchange.key.org_id, ask.model, exchange.kind)
+        endpoint = exchange.endpoint = resolve(stages.state, stages.uses, exchange.key.org_id, ask.model, exchange.kind)
         if endpoint.prompt_of_record is not None and exchange.kind is Kind.CHAT:
             exchange.prompt_of_record = put_before(ask, endpoint.prompt_of_record)
         exchange.card = endpoint.card_at(exchange.started_ms)

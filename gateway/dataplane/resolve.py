@@ -9,15 +9,15 @@ from __future__ import annotations
 from backends.wire.request import Kind
 from gateway.core import errors
 from gateway.core.errors import Refused
-from gateway.core.ports import StateView
+from gateway.core.ports import StateView, Uses
 from gateway.core.state import Endpoint, EndpointStatus
 
 CAPABILITY = {Kind.CHAT: "chat", Kind.COMPLETION: "completion", Kind.EMBEDDING: "embedding"}
 STARTING_RETRY_S = 5
 
 
-def resolve(state: StateView, org_id: str, model: str, kind: Kind) -> Endpoint:
-    """Find the endpoint.
+def resolve(state: StateView, uses: Uses, org_id: str, model: str, kind: Kind) -> Endpoint:
+    """Find the endpoint, and say of one that may be put to sleep that it is wanted.
 
     Raises:
         Refused: it is unknown, ambiguous, a seed, of another kind, or not live.
@@ -31,8 +31,13 @@ def resolve(state: StateView, org_id: str, model: str, kind: Kind) -> Endpoint:
         raise Refused(errors.invalid("model", f"names an endpoint that does not serve /v1/{kind}"))
     if endpoint.status in (EndpointStatus.STARTING, EndpointStatus.DEPLOYING):
         raise Refused(errors.endpoint_not_ready(retry_after_s=endpoint.starts_in_s or STARTING_RETRY_S))
+    if endpoint.asleep:
+        uses.wanted(endpoint.id)
+        raise Refused(errors.endpoint_not_ready(retry_after_s=endpoint.starts_in_s or STARTING_RETRY_S))
     if endpoint.status is not EndpointStatus.LIVE:
         raise Refused(errors.endpoint_not_ready(retry_after_s=None))
+    if endpoint.sleeps:
+        uses.used(endpoint.id)
     return endpoint
 
 

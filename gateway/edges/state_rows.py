@@ -151,6 +151,8 @@ def _endpoint(
         discounts=discounts,
         prompt_of_record=row["system_prompt"],
         starts_in_s=row["starts_in_s"],
+        sleeps=row["idle_s"] is not None,
+        asleep=row["asleep"],
     )
 
 

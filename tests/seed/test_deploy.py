@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import Any
 
+import openai
 import pytest
 
 from gateway.control.database import session
@@ -503,3 +504,59 @@ async def test_an_engine_of_this_host_lives_as_long_as_it_is_wanted(gateway: Gat
     async with asyncio.timeout(30):
         while launched_pid(gateway):
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.usefixtures("engines")
+async def test_an_idle_endpoint_sleeps_and_a_call_wakes_it(gateway: Gateway, owner: Tenant) -> None:
+    """Not while a stream runs. Its engine ends; the openai client gets its answer all the same; stop is for good."""
+    task = next(task for task, models in demo.REAL.items() if LAUNCHED in models)
+    board = (await gateway.get(f"/v1/tasks/{task}/leaderboard", owner.key)).json
+    alias = board["models"][demo.REAL[task].index(LAUNCHED)]["name"]
+
+    async def idle_s(seconds: int | None) -> None:
+        async with session(gateway.settings.database_url) as conn:
+            serving = await store.serving_of(conn, LAUNCHED)
+            assert serving is not None
+            await store.register(conn, LAUNCHED, "process", serving.spec, max_output_tokens=1024, idle_s=seconds)
+
+    async def record() -> Any:
+        return (await gateway.get(f"/v1/endpoints/{endpoint_id}", owner.key)).json
+
+    async def until_it_sleeps() -> None:
+        async with asyncio.timeout(30):
+            while (now := await record())["status"] != "stopped":
+                await asyncio.sleep(0.1)
+        assert "wakes it" in now["status_detail"]
+
+    status, events, _ = await raw_deploy(gateway, owner.key, task=task, model=alias)
+    assert status == 200
+    endpoint_id = events[-1][1]["endpoint"]["id"]
+    try:
+        await idle_s(4)
+        slow = await gateway.chat(
+            owner, model=endpoint_id, stream=True, max_tokens=70, sim={"tokens": 70, "itl_ms": 100}
+        )
+        assert slow.status == 200
+        assert b"[DONE]" in slow.raw
+        assert (await record())["status"] == "live"
+        await until_it_sleeps()
+        async with asyncio.timeout(30):
+            while launched_pid(gateway):
+                await asyncio.sleep(0.1)
+        async with openai.AsyncOpenAI(base_url=f"{gateway.base_url}/v1", api_key=owner.key, max_retries=8) as client:
+            said = await client.chat.completions.create(
+                model=endpoint_id, messages=[{"role": "user", "content": "Wake up."}], max_tokens=3
+            )
+        assert said.choices[0].message.content
+        assert (await record())["status"] == "live"
+        await until_it_sleeps()
+        assert (await gateway.post(f"/v1/endpoints/{endpoint_id}/stop", owner.key, None)).status == 200
+        async with asyncio.timeout(5):
+            while "retry-after" in (answer := await gateway.chat(owner, model=endpoint_id, max_tokens=3)).headers:
+                await asyncio.sleep(0.05)  # this worker has not heard of it yet
+        assert answer.status == 503
+        await asyncio.sleep(1)
+        assert ((now := await record())["status"], now["status_detail"]) == ("stopped", None)
+    finally:
+        await idle_s(None)
+        assert (await gateway.send("DELETE", f"/v1/endpoints/{endpoint_id}", owner.key)).status == 204

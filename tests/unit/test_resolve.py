@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,20 @@ class State:
         raise AssertionError(key_id)
 
 
+class Heard:
+    """What was said of endpoints that may sleep."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def used(self, endpoint_id: str) -> None:
+        self.said.append(("used", endpoint_id))
+
+    def wanted(self, endpoint_id: str) -> None:
+        self.said.append(("wanted", endpoint_id))
+
+
+USES = Heard()
 STATE = State(
     endpoint("ep_1", name="first", alias="qwen-1"),
     endpoint("ep_2", name="second", alias="llama-1"),
@@ -71,7 +86,7 @@ STATE = State(
 )
 def test_an_endpoint_is_found_by_id_name_or_unambiguous_alias(model: str, found: str) -> None:
     """A live endpoint wins over a stopped one of the same alias."""
-    assert resolve(STATE, "org_a", model, Kind.CHAT).id == found
+    assert resolve(STATE, USES, "org_a", model, Kind.CHAT).id == found
 
 
 @pytest.mark.parametrize(
@@ -92,22 +107,43 @@ def test_an_endpoint_is_found_by_id_name_or_unambiguous_alias(model: str, found:
 def test_what_cannot_be_called_has_its_status(model: str, status: int, code: str) -> None:
     """Somebody else's endpoint is exactly as unknown as none."""
     with pytest.raises(Refused) as caught:
-        resolve(STATE, "org_a", model, Kind.CHAT)
+        resolve(STATE, USES, "org_a", model, Kind.CHAT)
     assert (caught.value.error.status, caught.value.error.code) == (status, code)
 
 
 def test_only_waiting_that_helps_is_advised() -> None:
     """A starting endpoint says when to come back; a stopped one says not to retry."""
     with pytest.raises(Refused) as starting:
-        resolve(STATE, "org_a", "ep_7", Kind.CHAT)
+        resolve(STATE, USES, "org_a", "ep_7", Kind.CHAT)
     with pytest.raises(Refused) as stopped:
-        resolve(STATE, "org_a", "ep_3", Kind.CHAT)
+        resolve(STATE, USES, "org_a", "ep_3", Kind.CHAT)
     assert starting.value.error.retry_after_s is not None
     assert (stopped.value.error.retry_after_s, stopped.value.error.should_retry) == (None, False)
+
+
+def test_a_sleeping_endpoint_is_woken_and_one_that_may_sleep_is_used() -> None:
+    """A sleeping one says when to come back; of those that never sleep nothing is said."""
+    heard = Heard()
+    state = State(
+        endpoint("ep_1"),
+        replace(endpoint("ep_2"), sleeps=True),
+        replace(endpoint("ep_3", status=EndpointStatus.STOPPED), sleeps=True, asleep=True, starts_in_s=7),
+        replace(endpoint("ep_4", status=EndpointStatus.STOPPED), sleeps=True),
+    )
+    resolve(state, heard, "org_a", "ep_1", Kind.CHAT)
+    resolve(state, heard, "org_a", "ep_2", Kind.CHAT)
+    with pytest.raises(Refused) as asleep:
+        resolve(state, heard, "org_a", "ep_3", Kind.CHAT)
+    with pytest.raises(Refused):
+        resolve(state, heard, "org_a", "ep_4", Kind.CHAT)
+    with pytest.raises(Refused):
+        resolve(state, heard, "org_b", "ep_3", Kind.CHAT)
+    assert heard.said == [("used", "ep_2"), ("wanted", "ep_3")]
+    assert (asleep.value.error.retry_after_s, asleep.value.error.should_retry) == (7, None)
 
 
 def test_work_of_another_kind_is_refused() -> None:
     """An endpoint that only chats does not embed."""
     with pytest.raises(Refused) as caught:
-        resolve(STATE, "org_a", "ep_1", Kind.EMBEDDING)
+        resolve(STATE, USES, "org_a", "ep_1", Kind.EMBEDDING)
     assert caught.value.error.code == "model_invalid"

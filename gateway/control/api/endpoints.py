@@ -84,7 +84,11 @@ class Endpoints:
         async with self._database.connection() as conn:
             endpoint = await self._own(conn, call)
             await store.change_status(
-                conn, endpoint.id, EndpointStatus.STOPPED, only_from=(EndpointStatus.LIVE, *UNDER_WAY)
+                conn,
+                endpoint.id,
+                EndpointStatus.STOPPED,
+                # One that sleeps is stopped for good by this.
+                only_from=(EndpointStatus.LIVE, EndpointStatus.STOPPED, *UNDER_WAY),
             )
             now = await self._found(conn, call)
         return answer({"ok": True, **self._record(now)})

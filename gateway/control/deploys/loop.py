@@ -93,7 +93,9 @@ class DeployLoop:
                 await conn.fetchval("SELECT pg_advisory_unlock($1)", _LOCK)
 
     async def _keep_drivers(self, conn: Connection) -> None:
-        """Tell the drivers which models are wanted, and point endpoints to engines that have moved."""
+        """Put idle endpoints to sleep, tell drivers which models are wanted, point endpoints to engines that moved."""
+        for endpoint_id in await store.put_to_sleep(conn):
+            log.info("The endpoint %s was idle and sleeps now.", endpoint_id)
         servings = await store.wanted_servings(conn)
         for name, driver in self._drivers.items():
             wanted = [serving for serving in servings if serving.driver == name]

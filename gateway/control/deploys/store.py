@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.control.database import Connection
 
 REMEMBERED_STARTS = 9
+ASLEEP = "It sleeps, because no request came for a while. The next one wakes it, and so does start."
 UNDER_WAY = (EndpointStatus.DEPLOYING, EndpointStatus.STARTING)
 
 
@@ -179,7 +180,7 @@ async def change_status(
     """Move an endpoint on, if it still stands where it was seen; whether it did."""
     return (
         await conn.fetchval(
-            "UPDATE control.endpoint SET status = $2, stage = NULL, status_detail = NULL"
+            "UPDATE control.endpoint SET status = $2, stage = NULL, status_detail = NULL, asleep = false"
             " WHERE id = $1 AND deleted_at IS NULL AND status = ANY($3::text[]) RETURNING true",
             endpoint_id,
             to.value,
@@ -241,12 +242,31 @@ async def remember_start(conn: Connection, model_id: str, seconds: float) -> Non
     )
 
 
+async def put_to_sleep(conn: Connection) -> list[str]:
+    """Stop the endpoints that nobody has called for as long as their models may be idle; their ids."""
+    rows = await conn.fetch(
+        "UPDATE control.endpoint e SET status = 'stopped', stage = NULL, asleep = true, status_detail = $1"
+        " WHERE e.status = 'live' AND e.deleted_at IS NULL AND e.idle_s IS NOT NULL"
+        " AND e.status_since < now() - make_interval(secs => e.idle_s) AND NOT EXISTS ("
+        "SELECT 1 FROM control.endpoint_use u WHERE u.endpoint_id = e.id"
+        " AND u.used_at >= now() - make_interval(secs => e.idle_s))"
+        " RETURNING e.id",
+        ASLEEP,
+    )
+    return [row["id"] for row in rows]
+
+
 async def set_live(conn: Connection, endpoint_id: str, backends: Sequence[ServingBackend], *, real_model: str) -> bool:
     """Put it into service behind these addresses; False if nobody wants it any more."""
     async with conn.transaction():
         if not await change_status(conn, endpoint_id, EndpointStatus.LIVE, only_from=UNDER_WAY):
             return False
-        await conn.execute("UPDATE control.endpoint SET real_model = $2 WHERE id = $1", endpoint_id, real_model)
+        await conn.execute(
+            "UPDATE control.endpoint e SET real_model = $2,"
+            " idle_s = (SELECT s.idle_s FROM control.serving s WHERE s.model_id = e.model_id) WHERE e.id = $1",
+            endpoint_id,
+            real_model,
+        )
         await _replace_backends(conn, endpoint_id, backends)
     return True
 
@@ -327,21 +347,42 @@ async def flat_price_micros(conn: Connection, task_id: str, model_id: str) -> in
 
 
 async def register(
-    conn: Connection, model_id: str, driver: str, spec: Mapping[str, Any], *, max_output_tokens: int | None
+    conn: Connection,
+    model_id: str,
+    driver: str,
+    spec: Mapping[str, Any],
+    *,
+    max_output_tokens: int | None,
+    idle_s: int | None = None,
 ) -> None:
     """Say what serves a model.
+
+    Args:
+        idle_s: after so many seconds without a request its endpoints are put to sleep; ``None``: never.
 
     Raises:
         asyncpg.ForeignKeyViolationError: there is no such model.
     """
-    await conn.execute(
-        "INSERT INTO control.serving (model_id, driver, spec, max_output_tokens) VALUES ($1, $2, $3, $4)"
-        " ON CONFLICT (model_id) DO UPDATE SET driver = $2, spec = $3, max_output_tokens = $4, changed_at = now()",
-        model_id,
-        driver,
-        orjson.dumps(spec).decode(),
-        max_output_tokens,
-    )
+    async with conn.transaction():
+        await conn.execute(
+            "INSERT INTO control.serving (model_id, driver, spec, max_output_tokens, idle_s)"
+            " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (model_id) DO UPDATE"
+            " SET driver = $2, spec = $3, max_output_tokens = $4, idle_s = $5, changed_at = now()",
+            model_id,
+            driver,
+            orjson.dumps(spec).decode(),
+            max_output_tokens,
+            idle_s,
+        )
+        # Of those that are live already nobody has said when they were used: their time begins now.
+        await conn.execute(
+            "WITH changed AS (UPDATE control.endpoint SET idle_s = $2 WHERE model_id = $1 AND deleted_at IS NULL"
+            " AND status = 'live' AND idle_s IS DISTINCT FROM $2::integer RETURNING id)"
+            " INSERT INTO control.endpoint_use (endpoint_id, used_at) SELECT id, now() FROM changed"
+            " ON CONFLICT (endpoint_id) DO UPDATE SET used_at = EXCLUDED.used_at",
+            model_id,
+            idle_s,
+        )
 
 
 def _deployed(row: asyncpg.Record) -> Deployed:
