@@ -30,6 +30,7 @@ from gateway.dataplane.route import ReplicaFactory, Router
 from gateway.dataplane.server import Connection, Shared
 from gateway.dataplane.settle import Settler
 from gateway.dataplane.watch import Watch
+from gateway.edges.answer_samples import AnswerSamples
 from gateway.edges.endpoint_uses import EndpointUses
 from gateway.edges.metrics import Metrics
 from gateway.edges.platform_door import PlatformDoor
@@ -149,6 +150,7 @@ class Worker:
             expires_in_s=settings.hold_expiry_s,
         )
         self.uses = EndpointUses(money.pool, self._running_on)
+        self.samples = AnswerSamples(door, settings.judge_share)
         self.settler = Settler(money.outbox)
         self.pipeline = Pipeline(
             Stages(
@@ -162,6 +164,7 @@ class Worker:
                 recorder=EdgeRecorder(metrics, request_log),
                 platform=door,
                 uses=self.uses,
+                samples=self.samples,
             )
         )
         self.shared = Shared(settings=settings, handler=self.pipeline.serve, loop=asyncio.get_running_loop())
@@ -250,6 +253,7 @@ async def _joined(settings: Settings, slot: int, open_money: OpenMoney) -> Async
             request_log=RequestLog(enabled=settings.log_requests),
         )
         stack.push_async_callback(_stop_task, asyncio.create_task(worker.uses.run(), name="uses of endpoints"))
+        stack.push_async_callback(_stop_task, asyncio.create_task(worker.samples.run(), name="samples of answers"))
         feed.on_key_revoked(worker.watch.revoke)
         feed.on_endpoint_changed(lambda endpoint_id: _follow_endpoint(feed, router, endpoint_id))
         for coroutine in (worker.watch.run(worker.shared), worker.keep_house()):

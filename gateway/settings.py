@@ -149,6 +149,11 @@ class Settings:
     demo_vendor_url: str = _setting(
         "", "Root of the engine that plays a vendor in the demonstration; empty means that there is none."
     )
+    judge_model: str = _setting(
+        "",
+        "The model that grades for the scorer `judge` and live answers: a vendor's on the roster, or an open one's id.",
+    )
+    judge_share: float = _setting(0.0, "Share of live answers that are judged, 0 to 1.", low=0, high=1)
     blob_store_url: str = _setting(
         "",
         "Where documents of evals lie: file:///folder or s3://bucket/prefix?endpoint=…&region=…;"

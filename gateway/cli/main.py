@@ -38,6 +38,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "catalog": ("catalog", "catalog", "Tasks, models and their public names, measurements."),
     "serving": ("serving", "serving", "What serves the catalogue's open models."),
     "evals": ("evals", "evals", "Eval runs: how they go."),
+    "judge": ("judge", "judge", "Judged live answers, and what the judge cost."),
     "price": ("price", "price", "Price cards of endpoints."),
     "discount": ("discount", "discount", "Discounts of organizations."),
     "receipt": ("receipt", "receipt", "What one request held, used and cost."),

@@ -49,6 +49,10 @@ class Recording:
         else:
             self._pieces.clear()
 
+    def events(self) -> bytes:
+        """All of them; nothing if they are too many to be kept."""
+        return b"".join(self._pieces)
+
     def pack(self) -> str:
         """The outcome as text; empty if it is too large to be kept."""
         return "" if self._size_bytes > MAX_OUTCOME_BYTES else pack(Outcome(True, b"".join(self._pieces)))

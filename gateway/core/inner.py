@@ -14,3 +14,6 @@ ORGANIZATION: Final = "x-pareta-org"
 REQUEST: Final = "x-pareta-request"
 ERROR: Final = "x-pareta-error"
 """Of an answer: what its refusal is called in the log."""
+
+SAMPLES: Final = "/inner/samples"
+"""Where workers hand over answers to be judged; no route of the platform begins so."""

@@ -118,3 +118,14 @@ class Uses(Protocol):
 
     def wanted(self, endpoint_id: str) -> None:
         """Somebody calls an endpoint that sleeps: wake it."""
+
+
+class Samples(Protocol):
+    """Who has a share of live answers judged. None of it waits."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the answer to a request that begins now shall be judged."""
+
+    def take(self, endpoint_id: str, messages: object, body: bytes, *, stream: bool) -> None:
+        """An answer is complete: as the client got it, JSON or the events of a stream."""

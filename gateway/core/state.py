@@ -90,6 +90,7 @@ class Endpoint:
     ``starts_in_s``: when to call again while it is starting, 1 to 30; ``None``: nobody knows.
     ``sleeps``: it is put to sleep when nobody calls it for a while; ``asleep``: it is stopped for that, and a call
     wakes it.
+    ``task_id``: the task that it was deployed for.
     ``capabilities`` is a set of ``chat``, ``completion``, ``embedding``.
     """
 
@@ -110,6 +111,7 @@ class Endpoint:
     starts_in_s: int | None = None
     sleeps: bool = False
     asleep: bool = False
+    task_id: str | None = None
 
     def card_at(self, now_ms: int) -> PriceCard | None:
         """The price card in force at a moment (Unix ms), if any."""

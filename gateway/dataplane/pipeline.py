@@ -22,7 +22,7 @@ from gateway.core.estimate import Plan, plan, upstream_max_tokens
 from gateway.core.exchange import Ending, Exchange
 from gateway.core.idempotency import Outcome, Recording, pack
 from gateway.core.openai import read_ask
-from gateway.core.ports import Platform, Recorder, StateView, Uses
+from gateway.core.ports import Platform, Recorder, Samples, StateView, Uses
 from gateway.core.prompt_of_record import put_before
 from gateway.core.state import Endpoint, Limits, Scope
 from gateway.dataplane import platform as platform_stage
@@ -73,6 +73,7 @@ class Stages:
     platform: Platform
     """What everything but inference is passed on to."""
     uses: Uses
+    samples: Samples
 
 
 class Pipeline:
@@ -199,7 +200,8 @@ class Pipeline:
         stages, endpoint = self._stages, exchange.endpoint
         assert endpoint is not None
         head = limit_headers(held.limits)
-        recording = Recording() if exchange.claim is not None and _is_stream(exchange) else None
+        is_sample = endpoint.task_id is not None and exchange.kind is Kind.CHAT and stages.samples.is_wanted
+        recording = Recording() if (exchange.claim is not None or is_sample) and _is_stream(exchange) else None
         relay = Relay(
             exchange,
             reply,
@@ -242,6 +244,8 @@ class Pipeline:
             except OutboxUnavailable:
                 raise Refused(errors.charge_uncertain()) from None
             self._finish(exchange, reply, answer, head)
+            if is_sample:
+                self._sample(exchange, answer.body if recording is None else recording.events())
         elif error is not None:
             # Nor does it hear of a failure before it is sure that it costs nothing: a worker that died in between would
             # leave a hold that is reaped at what was delivered. Is that not sure in time, it has to hear all the same.
@@ -284,6 +288,12 @@ class Pipeline:
             finish_stream(reply, billed_nanos=exchange.billed_nanos)
         else:
             finish_whole(reply, answer.body, billed_nanos=exchange.billed_nanos, extra=head)
+
+    def _sample(self, exchange: Exchange, body: bytes) -> None:
+        ask, endpoint = exchange.ask, exchange.endpoint
+        assert ask is not None
+        assert endpoint is not None
+        self._stages.samples.take(endpoint.id, ask.known["messages"], body, stream=ask.stream)
 
     def _fail(self, exchange: Exchange, reply: Reply, error: ApiError) -> None:
         if not reply.has_begun:

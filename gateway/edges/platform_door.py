@@ -51,6 +51,21 @@ class PlatformDoor:
             # A body that was not read to its end takes the connection with it; that is also how a stream is left.
             response.close()
 
+    async def tell(self, target: str, body: bytes) -> None:
+        """Tell the control process something of our own, and wait for no more than that it has heard.
+
+        Raises:
+            PlatformUnavailable: it has not, as far as we know.
+        """
+        url, token = await self._where(anew=False)
+        try:
+            async with self._opened().post(url + target, data=body, headers={inner.SECRET: token}) as response:
+                if response.status != 204:
+                    raise PlatformUnavailable
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            self._address = None
+            raise PlatformUnavailable from None
+
     async def close(self) -> None:
         """Drop the connections."""
         if self._session is not None:
@@ -69,13 +84,6 @@ class PlatformDoor:
         raise AssertionError
 
     async def _request(self, url: str, token: str, ask: PlatformAsk) -> aiohttp.ClientResponse:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
-                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=SILENCE_S),
-                auto_decompress=False,
-                raise_for_status=False,
-            )
         headers = {
             inner.SECRET: token,
             inner.KEY: ask.key.id,
@@ -86,9 +94,19 @@ class PlatformDoor:
             headers["Content-Type"] = ask.content_type
         if ask.idempotency_key is not None:
             headers["Idempotency-Key"] = ask.idempotency_key
-        return await self._session.request(
+        return await self._opened().request(
             ask.method, url + ask.target, data=ask.body or None, headers=headers, allow_redirects=False
         )
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=SILENCE_S),
+                auto_decompress=False,
+                raise_for_status=False,
+            )
+        return self._session
 
     async def _where(self, *, anew: bool) -> tuple[str, str]:
         if self._address is None or anew:

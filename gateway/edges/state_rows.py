@@ -153,6 +153,7 @@ def _endpoint(
         starts_in_s=row["starts_in_s"],
         sleeps=row["idle_s"] is not None,
         asleep=row["asleep"],
+        task_id=row["task_id"],
     )
 
 

@@ -39,9 +39,12 @@ from gateway.control.evals.money import RunMoney
 from gateway.control.evals.runner import EvalRunner
 from gateway.control.evals.sigv4 import S3Access
 from gateway.control.evals.storage import open_blobs
+from gateway.control.judging.desk import JudgeDesk
+from gateway.control.judging.judge import JudgeModel
 from gateway.control.metrics.outages import OutageWatch
 from gateway.control.vendors.client import Access, VendorModels
 from gateway.control.vendors.wire import VENDORS
+from gateway.core.inner import SAMPLES
 from gateway.settings import Settings
 from gateway.stack.engine_host import LocalEngines
 from gateway.stack.processes import write_private
@@ -86,16 +89,18 @@ async def run_control(settings: Settings) -> None:
         access = S3Access(settings.aws_access_key_id, settings.aws_secret_access_key, settings.aws_session_token)
         blobs = await stack.enter_async_context(open_blobs(settings.blob_store_url, access, folder=settings.data_path))
         run_money = RunMoney(money.counter, money.cover, money.outbox, ledger)
-        grader = await stack.enter_async_context(Grader.open())
+        open_models = OpenModels(
+            database, drivers, patience_s=settings.deploy_timeout_s, model_folders=settings.model_folders
+        )
+        vendor_models = await stack.enter_async_context(VendorModels.open(_access(settings)))
+        judge = None
+        if settings.judge_model:
+            judge = JudgeModel(database, open_models, vendor_models, settings.judge_model)
+            stack.push_async_callback(judge.close)
+        grader = await stack.enter_async_context(Grader.open(judge))
+        desk = JudgeDesk(database, grader, judge)
         evals = EvalRunner(
-            database,
-            run_money,
-            open_models=OpenModels(
-                database, drivers, patience_s=settings.deploy_timeout_s, model_folders=settings.model_folders
-            ),
-            vendor_models=await stack.enter_async_context(VendorModels.open(_access(settings))),
-            grader=grader,
-            blobs=blobs,
+            database, run_money, open_models=open_models, vendor_models=vendor_models, grader=grader, blobs=blobs
         )
         documents = Documents(database, blobs, upload_root="")
         documents.upload_root = await stack.enter_async_context(_uploads(documents, settings))
@@ -114,18 +119,21 @@ async def run_control(settings: Settings) -> None:
             "deploys": deploys.run(),
             "evals": evals.run(),
             "outages": OutageWatch(database).run(),
+            "judge": desk.run(),
         }
         for name, work in works.items():
             stack.push_async_callback(_stop_task, asyncio.create_task(work, name=name))
-        await stack.enter_async_context(_routes(handlers, settings))
+        await stack.enter_async_context(_routes(handlers, desk, settings))
         await stop.wait()
 
 
 @asynccontextmanager
-async def _routes(handlers: dict[tuple[str, str], Handler], settings: Settings) -> AsyncIterator[None]:
+async def _routes(handlers: dict[tuple[str, str], Handler], desk: JudgeDesk, settings: Settings) -> AsyncIterator[None]:
     """Serve the routes to this installation's workers, and tell them where."""
     secret = secrets.token_urlsafe(32)
-    runner = web.AppRunner(application(handlers, secret), access_log=None, handle_signals=False)
+    runner = web.AppRunner(
+        application(handlers, secret, hears={SAMPLES: desk.take}), access_log=None, handle_signals=False
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, HOST, 0, shutdown_timeout=SHUTDOWN_S).start()

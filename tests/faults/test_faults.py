@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.world import ROOT
 
-SECONDS = 90
+SECONDS = 45
 
 
 @pytest.mark.timeout(900)

@@ -71,7 +71,10 @@ def test_what_serves_a_model(run: Run, ask: Callable[..., Any], tmp_path: Path) 
         "served_by": command.replace("{model}", "'{model}'").replace("{port}", "'{port}'"),
     }
     folder = tmp_path / "folder"
-    assert served("--triton", "triton://gpu:8001/m", "--model-folder", str(folder), "--idle-stop", "900")["driver"] == "triton"
+    assert (
+        served("--triton", "triton://gpu:8001/m", "--model-folder", str(folder), "--idle-stop", "900")["driver"]
+        == "triton"
+    )
     template = tmp_path / "template.json"
     template.write_text('{"image": "engine:1"}')
     assert served("--kubernetes", str(template))["served_by"] == "engine:1"

@@ -25,7 +25,7 @@ class Personas:
     """The server.
 
     Attributes:
-        right: by model, how it answers: ``always``, ``even``, ``never``, ``broken``.
+        right: by model, how it answers: ``always``, ``even``, ``never``, ``broken``, or a JSON object to say as it is.
         asked: how often each model was asked.
         seen: the last body of each model.
         delay_s: before each answer.
@@ -142,6 +142,8 @@ class Personas:
         persona = self.right.get(model, "never")
         if persona == "broken":
             return web.json_response({"error": {"message": "internal words"}}, status=400)
+        if persona.startswith("{"):
+            return persona
         answer, number = _ANSWER.search(text), _NUMBER.search(text)
         is_right = persona == "always" or (persona == "even" and number is not None and int(number.group(1)) % 2 == 0)
         return answer.group(1) if is_right and answer is not None else "I do not know."

@@ -84,11 +84,17 @@ def answer(body: object, *, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
 
 
-def application(handlers: Mapping[tuple[str, str], Handler], secret: str) -> web.Application:
+def application(
+    handlers: Mapping[tuple[str, str], Handler],
+    secret: str,
+    *,
+    hears: Mapping[str, Callable[[bytes], Awaitable[None]]] | None = None,
+) -> web.Application:
     """An application that answers the platform's routes for whoever knows the secret.
 
     Args:
         handlers: by method and template of `gateway.core.routes.PLATFORM`; every one of them.
+        hears: what our own processes tell, by path; none of the platform's routes.
 
     Raises:
         ValueError: a route has no handler, or a handler no route.
@@ -97,10 +103,15 @@ def application(handlers: Mapping[tuple[str, str], Handler], secret: str) -> web
     if wanted != handlers.keys():
         raise ValueError(f"Routes and handlers differ: {sorted(wanted ^ handlers.keys())}")
 
+    told = hears or {}
+
     async def serve(request: web.Request) -> web.StreamResponse:
         if not hmac.compare_digest(request.headers.get(inner.SECRET, "").encode(), secret.encode()):
             return web.Response(status=403)
         request_id = request.headers.get(inner.REQUEST, "")
+        if (hear := told.get(request.path)) is not None:
+            await hear(await request.read())
+            return web.Response(status=204)
         try:
             found = routes.find(request.path)
             if found is None:
