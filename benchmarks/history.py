@@ -3,10 +3,11 @@
     python -m benchmarks.history [--events 1000000] [--months 12] [--organizations 200] [--audit] [--keep FOLDER]
 
 Starts a Postgres of its own and fills it with generated rows, month by month, whose books balance to the nano: every
-usage row has its transfer, every organization paid in what it spent and a rest. Then each question is asked many times
-at random places: a receipt, an organization's credit, a page of its receipts, its statement of one month; and what an
-endpoint's metrics are made of, in windows of a week and of ninety days. ``--audit`` recomputes everything at the end.
-Ten million events need about 9 GB of disk (``--keep`` says where, and keeps them).
+usage row has its transfer, every organization paid in what it spent and a rest. Each organization has an endpoint, and
+the first one half of all requests. Then each question is asked many times at random places: a receipt, an
+organization's credit, a page of its receipts, its statement of one month; and what the metrics of the first endpoint
+are made of, in windows of a week and of ninety days. ``--audit`` recomputes everything at the end. Ten million events
+need about 9 GB of disk (``--keep`` says where, and keeps them).
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from ledger.core.meters import Meter
 from ledger.proof.audit import audit
 from ledger.proof.statement import statement
 
-ENDPOINT = "ep_aaaaaaaaaaaa"
+ENDPOINT = "ep_000000000000"
+"""The one with half of all requests."""
 RATES = {Meter.PROMPT: 150_000_000, Meter.COMPLETION: 600_000_000}
 PROMPT, COMPLETION = 400, 120
 CHARGE_NANOS = PROMPT * 150 + COMPLETION * 600
@@ -54,17 +56,19 @@ ID = (
 )
 FILL = f"""
 WITH request AS MATERIALIZED (
-    SELECT {ID} AS ulid, 'org_' || lpad((n % $4)::text, 12, '0') AS org_id, n
-    FROM (SELECT n, $2::bigint + (n * $5::bigint / $3) AS ms FROM generate_series(1, $3::bigint) AS n) AS timed
+    SELECT {ID} AS ulid, 'org_' || lpad(o::text, 12, '0') AS org_id, 'ep_' || lpad(o::text, 12, '0') AS endpoint_id,
+        o, n
+    FROM (SELECT n, CASE WHEN n % 2 = 0 THEN 0 ELSE ((n / 2) % $4)::int END AS o,
+                 $2::bigint + (n * $5::bigint / $3) AS ms FROM generate_series(1, $3::bigint) AS n) AS timed
 ),
 used AS (
     INSERT INTO ledger.usage_event (hold_id, id_time, revision, kind, org_id, key_id, endpoint_id, price_card_id, route,
         streamed, outcome, status, source, prompt_tokens, completion_tokens, requests, held_nanos, amount_nanos,
         shortfall_nanos, started_at, settled_at, ttft_ms, total_ms, epoch, shard, seq)
-    SELECT 'req_' || ulid, ledger.id_time('req_' || ulid), 0, 'settle', org_id, repeat('k', 24), $6, $7, 'chat',
-        true, 'finished', 200, 'reported', {PROMPT}, {COMPLETION}, 1, {2 * CHARGE_NANOS}, {CHARGE_NANOS}, 0,
+    SELECT 'req_' || ulid, ledger.id_time('req_' || ulid), 0, 'settle', org_id, repeat('k', 24), endpoint_id,
+        ($6::text[])[1 + o], 'chat', true, 'finished', 200, 'reported', {PROMPT}, {COMPLETION}, 1, {2 * CHARGE_NANOS}, {CHARGE_NANOS}, 0,
         ledger.id_time('req_' || ulid), ledger.id_time('req_' || ulid),
-        80 + hashint8(n) % 60, 400 + abs(hashint8(n + 7) % 4000), 1, 0, $8 + n
+        80 + hashint8(n) % 60, 400 + abs(hashint8(n + 7) % 4000), 1, 0, $7 + n
     FROM request
 )
 INSERT INTO ledger.transfer (id, id_time, kind, debit_account, credit_account, amount_nanos, event_id, posted_at)
@@ -79,15 +83,20 @@ async def fill(pool: Pool, ledger: Ledger, *, events: int, months: list[date], o
     """Fund the organizations, then write the months."""
     orgs = [f"org_{number:012d}" for number in range(organizations)]
     per_month = events // len(months)
-    whole, rest = divmod(per_month, organizations)
-    # Request n of a month, from 1, is of organization n modulo their number.
-    spent = {org: len(months) * (whole + (0 < number <= rest)) * CHARGE_NANOS for number, org in enumerate(orgs)}
+    # Of a month's requests, counted from 1, the even ones are of the first organization, the odd ones of all in turn.
+    whole, rest = divmod((per_month + 1) // 2, organizations)
+    requests = [whole + (number < rest) for number in range(organizations)]
+    requests[0] += per_month // 2
+    spent = {org: len(months) * count * CHARGE_NANOS for org, count in zip(orgs, requests, strict=True)}
     for org in orgs:
         await ledger.open_accounts(org)
         await ledger.top_up(org, spent[org] + REST_NANOS, "history")
     async with pool.acquire() as conn:
         await MonthKeeper().ensure(conn, months)
-        card = await ledger.set_price(ENDPOINT, RATES, effective_from=None)
+        cards = [
+            (await ledger.set_price(f"ep_{number:012d}", RATES, effective_from=None)).id
+            for number in range(organizations)
+        ]
         await _grant_all(conn, spent)
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task("writing a history", total=len(months))
@@ -95,7 +104,7 @@ async def fill(pool: Pool, ledger: Ledger, *, events: int, months: list[date], o
                 first, last = _ms(month), _ms(_next(month))
                 await conn.execute(
                     FILL,
-                    *(month.isoformat(), first, per_month, organizations, last - first - 1, ENDPOINT, card.id),
+                    *(month.isoformat(), first, per_month, organizations, last - first - 1, cards),
                     1 + organizations + number * per_month - 1,
                     timeout=3600,
                 )

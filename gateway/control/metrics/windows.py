@@ -53,6 +53,12 @@ def floor_hour(at: datetime) -> datetime:
     return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
+def ceil_day(at: datetime) -> datetime:
+    """The start of its day, in UTC, or of the next one if it lies behind that."""
+    day = floor_day(at)
+    return day if day == at else day + timedelta(days=1)
+
+
 def floor_day(at: datetime) -> datetime:
     """The start of its day, in UTC."""
     return floor_hour(at).replace(hour=0)
