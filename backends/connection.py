@@ -60,8 +60,8 @@ class EngineConnection(asyncio.Protocol):
 
     def send(self, request: bytes, receiver: AnswerReceiver) -> None:
         """Write one request and hand its answer to ``receiver``."""
-        assert self.is_usable
         assert self.transport is not None
+        assert self._receiver is None
         self._receiver = receiver
         self._headers = {}
         self._head_bytes = 0

@@ -277,7 +277,8 @@ class HttpCall:
                     self._sink.events(last)
                 body, observed = b"", self._rewriter.observed()
             else:
-                body, observed = rebuild_answer(b"".join(self._answer), self._request)
+                answer = self._answer
+                body, observed = rebuild_answer(answer[0] if len(answer) == 1 else b"".join(answer), self._request)
         except BackendFailure as failure:
             self._sink.failed(failure)
             return

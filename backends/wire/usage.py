@@ -5,7 +5,6 @@ Floor: wire (pure). Knows tokens, never prices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ BYTES_PER_TOKEN_GUESS = 4
 """English text and common tokenizers; an estimate is made low on purpose, so that a guess never overcharges."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every answer, and that takes three times as long
 class TokenUsage:
     """Tokens of one answer. ``cached_prompt`` is part of ``prompt``, ``reasoning`` is part of ``completion``.
 
@@ -40,7 +39,7 @@ class TokenUsage:
         return usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Observed:
     """What was seen of an answer so far. ``usage`` counts only what was handed to the sink."""
 
@@ -53,15 +52,18 @@ def read_usage(raw: object) -> TokenUsage | None:
 
     A detail that claims more than its whole is cut to the whole: a meter must never go negative.
     """
-    if raw is None or not isinstance(raw, Mapping):
+    if not isinstance(raw, dict):
         return None
     prompt = _count(raw.get("prompt_tokens"))
     if prompt is None:
         return None
     completion = _count(raw.get("completion_tokens")) or 0
-    cached = _detail(raw, "prompt_tokens_details", "cached_tokens")
-    reasoning = _detail(raw, "completion_tokens_details", "reasoning_tokens")
-    return TokenUsage(prompt, completion, min(cached, prompt), min(reasoning, completion))
+    usage = TokenUsage(prompt, completion)
+    if raw.get("prompt_tokens_details"):
+        usage.cached_prompt = min(_detail(raw, "prompt_tokens_details", "cached_tokens"), prompt)
+    if raw.get("completion_tokens_details"):
+        usage.reasoning = min(_detail(raw, "completion_tokens_details", "reasoning_tokens"), completion)
+    return usage
 
 
 def estimate_prompt_tokens(body_bytes: int) -> int:
@@ -69,10 +71,11 @@ def estimate_prompt_tokens(body_bytes: int) -> int:
     return max(1, body_bytes // BYTES_PER_TOKEN_GUESS)
 
 
-def _detail(raw: Mapping[Any, Any], group: str, name: str) -> int:
-    details = raw.get(group)
-    return (_count(details.get(name)) or 0) if details and isinstance(details, Mapping) else 0
+def _detail(raw: dict[Any, Any], group: str, name: str) -> int:
+    details = raw[group]
+    return (_count(details.get(name)) or 0) if isinstance(details, dict) else 0
 
 
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else None
+def _count(value: Any) -> int | None:
+    # The class and not isinstance: true and false are integers, too.
+    return value if value.__class__ is int and 0 <= value < 1 << 31 else None

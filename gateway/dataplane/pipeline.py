@@ -104,7 +104,12 @@ class Pipeline:
             client_request_id=_printable(request.headers.get(b"x-request-id")),
         )
         try:
-            await self._dispatch(exchange, request, reply)
+            kind = INFERENCE_ROUTES.get(request.path)
+            if kind is not None and request.refused is None and request.method == "POST":
+                exchange.kind = kind
+                await self._infer(exchange, request, reply)
+            else:
+                await self._dispatch(exchange, request, reply)
         except Refused as refused:
             _refuse(exchange, reply, refused)
         except asyncio.CancelledError:
@@ -120,18 +125,15 @@ class Pipeline:
     # -- which route -----------------------------------------------------------------------------------------
 
     async def _dispatch(self, exchange: Exchange, request: Request, reply: Reply) -> None:
-        kind = INFERENCE_ROUTES.get(request.path)
         if request.refused is not None:
             if request.refused.status == 413 and not may_be_ours(
                 self._stages.state, request.headers.get(b"authorization")
             ):
                 raise Refused(errors.invalid_api_key())
             raise Refused(request.refused)
-        if kind is not None:
-            _require_method(request, "POST")
-            exchange.kind = kind
-            await self._infer(exchange, request, reply)
-        elif request.path == "/v1/models":
+        if request.path in INFERENCE_ROUTES:
+            raise Refused(errors.method_not_allowed("POST"))
+        if request.path == "/v1/models":
             _require_method(request, "GET")
             await self._authenticate(exchange, request)
             _answer(exchange, reply, 200, list_models(self._stages.state, exchange))

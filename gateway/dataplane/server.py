@@ -12,10 +12,10 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import httptools
 
@@ -76,7 +76,7 @@ class Request:
     refused: ApiError | None = None
 
 
-Handler = Callable[[Request, "Connection"], Awaitable[None]]
+Handler = Callable[[Request, "Connection"], Coroutine[Any, Any, None]]
 
 
 class Randomness:
@@ -446,14 +446,11 @@ class Connection(asyncio.Protocol):
         self._replied = self._streaming = False
         self._held_head = b""
         self._deadline_s = 0.0  # the pipeline has deadlines of its own
-        task = self._shared.loop.create_task(self._serve(request))
+        task = self._shared.loop.create_task(self._shared.handler(request, self))
         self._task = task
         self._shared.tasks.add(task)
         # Not a `finally` in the task: one that is cancelled before its first step never runs at all.
         task.add_done_callback(partial(self._served, request))
-
-    async def _serve(self, request: Request) -> None:
-        await self._shared.handler(request, self)
 
     def _served(self, request: Request, task: asyncio.Task[None]) -> None:
         self._shared.tasks.discard(task)
