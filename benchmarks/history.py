@@ -66,8 +66,8 @@ used AS (
         streamed, outcome, status, source, prompt_tokens, completion_tokens, requests, held_nanos, amount_nanos,
         shortfall_nanos, started_at, settled_at, ttft_ms, total_ms, epoch, shard, seq)
     SELECT 'req_' || ulid, ledger.id_time('req_' || ulid), 0, 'settle', org_id, repeat('k', 24), endpoint_id,
-        ($6::text[])[1 + o], 'chat', true, 'finished', 200, 'reported', {PROMPT}, {COMPLETION}, 1, {2 * CHARGE_NANOS}, {CHARGE_NANOS}, 0,
-        ledger.id_time('req_' || ulid), ledger.id_time('req_' || ulid),
+        ($6::text[])[1 + o], 'chat', true, 'finished', 200, 'reported', {PROMPT}, {COMPLETION}, 1,
+        {2 * CHARGE_NANOS}, {CHARGE_NANOS}, 0, ledger.id_time('req_' || ulid), ledger.id_time('req_' || ulid),
         80 + hashint8(n) % 60, 400 + abs(hashint8(n + 7) % 4000), 1, 0, $7 + n
     FROM request
 )
