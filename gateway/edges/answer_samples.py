@@ -63,4 +63,8 @@ class AnswerSamples:
                 except PlatformUnavailable:
                     self.dropped += 1
                     log.info("The control process is away; an answer is not judged.")
+                except Exception as error:
+                    # Its text could hold a customer's words, so only its kind is said.
+                    self.dropped += 1
+                    log.error("An answer cannot be handed over to be judged: %s", type(error).__name__)
                 await asyncio.sleep(PAUSE_S)

@@ -73,3 +73,8 @@ class EndpointUses:
                 self._used |= used
                 log.info("Uses of endpoints are not written at the moment: %s", error)
                 await asyncio.sleep(SAY_EVERY_S)
+            except Exception:
+                # A bug of ours must not put endpoints to sleep that are used.
+                self._used |= used
+                log.exception("Uses of endpoints cannot be written.")
+                await asyncio.sleep(SAY_EVERY_S)
