@@ -228,6 +228,11 @@ class TritonConnections:
                 connection.close()
             self._give_up()
             return
+        except BaseException:
+            # Closed meanwhile, before the server spoke: nobody else knows of it.
+            if connection is not None:
+                connection.abort()
+            raise
         finally:
             self._connecting = None
         self._open.append(connection)

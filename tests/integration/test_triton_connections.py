@@ -277,6 +277,32 @@ async def test_what_is_there_speaks_something_else(said: bytes) -> None:
         await asyncio.sleep(0)
 
 
+async def test_a_close_before_the_server_spoke_leaves_no_connection() -> None:
+    """It is made and nobody knows of it yet: the server must see its end all the same."""
+    made, ended = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        made.set()
+        try:
+            await reader.read()
+        except ConnectionError:
+            pass  # cut off, which is an end, too
+        finally:
+            writer.close()
+            ended.set()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        connections = TritonConnections(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", TritonLimits())
+        heard = ask(connections)
+        async with asyncio.timeout(10):
+            await made.wait()
+            await connections.close()
+            assert await heard.status() == "UNAVAILABLE"
+            await ended.wait()
+
+
 async def test_a_close_ends_what_runs() -> None:
     """Also what waits for a connection."""
     async with serving(endless) as port:

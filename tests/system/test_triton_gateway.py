@@ -132,7 +132,8 @@ async def test_many_streams_and_hang_ups_leave_nothing_behind(gateway: Gateway, 
 
     answers = await asyncio.gather(*(one(number) for number in range(60)))
     assert {answer.status for answer in answers} == {200}
-    assert sum(answer.ended == "whole" for answer in answers) == 48
+    # One that leaves may have been told all of it in one breath.
+    assert all(answer.ended == "whole" for number, answer in enumerate(answers) if number % 5)
     await asyncio.to_thread(triton_server.wait_quiet)
     await gateway.wait_quiet()
     await gateway.audit()
