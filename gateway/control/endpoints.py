@@ -374,14 +374,17 @@ def _options(backend: NewBackend) -> dict[str, Any]:
 
 async def _drive(conn: Connection, endpoint_id: str, event: str) -> EndpointRecord:
     async with conn.transaction():
-        before = await conn.fetchval(
-            "SELECT status FROM control.endpoint WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", endpoint_id
+        row = await conn.fetchrow(
+            "SELECT status, model_id FROM control.endpoint WHERE id = $1 AND deleted_at IS NULL FOR UPDATE", endpoint_id
         )
-        if before is None:
+        if row is None:
             raise NotFound(f"There is no endpoint {endpoint_id!r}.")
+        before = row["status"]
         after = _LIFE[event].get(EndpointStatus(before))
         if after is None:
             raise Refused(f"The endpoint {endpoint_id} is {before}; it can't be told to {event}.")
+        if after is EndpointStatus.LIVE and before != after.value and row["model_id"] is not None:
+            after = EndpointStatus.STARTING  # the loop of deploys brings its engines up first
         await conn.execute(
             "UPDATE control.endpoint SET status = $2, asleep = false WHERE id = $1 AND (status <> $2 OR asleep)",
             endpoint_id,

@@ -195,6 +195,8 @@ class Pipeline:
             expires_in_s=stages.settings.hold_expiry_s,
         )
         exchange.held_nanos, exchange.held_epoch = held.amount_nanos, held.epoch
+        if endpoint.sleeps:
+            stages.uses.used(endpoint.id)  # not before: who cannot pay keeps nothing awake
         await self._work(exchange, reply, planned, held)
 
     async def _work(self, exchange: Exchange, reply: Reply, planned: Plan, held: Held) -> None:

@@ -14,10 +14,11 @@ from gateway.core.state import Endpoint, EndpointStatus
 
 CAPABILITY = {Kind.CHAT: "chat", Kind.COMPLETION: "completion", Kind.EMBEDDING: "embedding"}
 STARTING_RETRY_S = 5
+_UNDER_WAY = (EndpointStatus.STARTING, EndpointStatus.DEPLOYING)
 
 
 def resolve(state: StateView, uses: Uses, org_id: str, model: str, kind: Kind) -> Endpoint:
-    """Find the endpoint, and say of one that may be put to sleep that it is wanted.
+    """Find the endpoint; one that sleeps is woken.
 
     Raises:
         Refused: it is unknown, ambiguous, a seed, of another kind, or not live.
@@ -29,15 +30,13 @@ def resolve(state: StateView, uses: Uses, org_id: str, model: str, kind: Kind) -
         raise Refused(errors.seed_endpoint())
     if CAPABILITY[kind] not in endpoint.capabilities:
         raise Refused(errors.invalid("model", f"names an endpoint that does not serve /v1/{kind}"))
-    if endpoint.status in (EndpointStatus.STARTING, EndpointStatus.DEPLOYING):
+    if endpoint.status in _UNDER_WAY:
         raise Refused(errors.endpoint_not_ready(retry_after_s=endpoint.starts_in_s or STARTING_RETRY_S))
     if endpoint.asleep:
         uses.wanted(endpoint.id)
         raise Refused(errors.endpoint_not_ready(retry_after_s=endpoint.starts_in_s or STARTING_RETRY_S))
     if endpoint.status is not EndpointStatus.LIVE:
         raise Refused(errors.endpoint_not_ready(retry_after_s=None))
-    if endpoint.sleeps:
-        uses.used(endpoint.id)
     return endpoint
 
 
@@ -48,7 +47,8 @@ def _by_name(state: StateView, org_id: str, name: str) -> Endpoint:
         return named
     serving = state.endpoints_serving(org_id, name)
     live = [endpoint for endpoint in serving if endpoint.status is EndpointStatus.LIVE]
-    chosen = live or serving
+    # One that sleeps or is on its way will answer; one that its owner stopped will not.
+    chosen = live or [endpoint for endpoint in serving if endpoint.asleep or endpoint.status in _UNDER_WAY] or serving
     if not chosen:
         raise Refused(errors.model_not_found(name))
     if len(chosen) > 1:

@@ -85,7 +85,9 @@ async def run_control(settings: Settings) -> None:
             "kubernetes": Kubernetes(_api_server(settings), linger_s=settings.engine_linger_s),
             "triton": Triton(linger_s=settings.engine_linger_s),
         }
-        deploys = DeployLoop(database, ledger, drivers, patience_s=settings.deploy_timeout_s)
+        # The judge's engines run for as long as there is a judge.
+        always = (settings.judge_model,) if settings.judge_model else ()
+        deploys = DeployLoop(database, ledger, drivers, patience_s=settings.deploy_timeout_s, always=always)
         access = S3Access(settings.aws_access_key_id, settings.aws_secret_access_key, settings.aws_session_token)
         blobs = await stack.enter_async_context(open_blobs(settings.blob_store_url, access, folder=settings.data_path))
         run_money = RunMoney(money.counter, money.cover, money.outbox, ledger)

@@ -121,8 +121,8 @@ def test_only_waiting_that_helps_is_advised() -> None:
     assert (stopped.value.error.retry_after_s, stopped.value.error.should_retry) == (None, False)
 
 
-def test_a_sleeping_endpoint_is_woken_and_one_that_may_sleep_is_used() -> None:
-    """A sleeping one says when to come back; of those that never sleep nothing is said."""
+def test_a_sleeping_endpoint_is_woken() -> None:
+    """By id and by alias, and it says when to come back; nothing is said of others, and by nobody else."""
     heard = Heard()
     state = State(
         endpoint("ep_1"),
@@ -138,8 +138,20 @@ def test_a_sleeping_endpoint_is_woken_and_one_that_may_sleep_is_used() -> None:
         resolve(state, heard, "org_a", "ep_4", Kind.CHAT)
     with pytest.raises(Refused):
         resolve(state, heard, "org_b", "ep_3", Kind.CHAT)
-    assert heard.said == [("used", "ep_2"), ("wanted", "ep_3")]
+    assert heard.said == [("wanted", "ep_3")]
     assert (asleep.value.error.retry_after_s, asleep.value.error.should_retry) == (7, None)
+
+
+def test_an_alias_means_the_one_that_will_answer() -> None:
+    """Beside one that is stopped for good: the sleeping one, which is woken, or the one on its way."""
+    stopped = replace(endpoint("ep_2", alias="a-1"), status=EndpointStatus.STOPPED)
+    asleep = replace(endpoint("ep_1", alias="a-1"), status=EndpointStatus.STOPPED, sleeps=True, asleep=True)
+    heard = Heard()
+    for first in (asleep, replace(asleep, status=EndpointStatus.STARTING, asleep=False)):
+        with pytest.raises(Refused) as refused:
+            resolve(State(first, stopped), heard, "org_a", "a-1", Kind.CHAT)
+        assert refused.value.error.retry_after_s is not None
+    assert heard.said == [("wanted", "ep_1")]
 
 
 def test_work_of_another_kind_is_refused() -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateway.control.database import ControlError
 from gateway.control.deploys import store
 from gateway.control.deploys.drivers import CannotServe, Driver, until_one_answers
 from gateway.control.deploys.store import Deployed
+from gateway.control.leading import LedWork
 from ledger.core.meters import Meter
 from ledger.core.money import NANOS_PER_MICRO
 from ledger.errors import LedgerError
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from gateway.control.database import Connection, Store
     from ledger.books.ledger import Ledger
 
-LOOK_EVERY_S: Final = 0.25
 KEEP_EVERY_S: Final = 1.0
-STAND_BY_S: Final = 1.0
 RETRY_S: Final = 1.0
 AT_ONCE: Final = 64
 """Endpoints that are brought up at the same time; the others wait their turn."""
@@ -35,68 +34,44 @@ _LOCK: Final = 0x70617265746164  # "paretad": names this job among advisory lock
 log = logging.getLogger("pareta.deploys")
 
 
-class DeployLoop:
+class DeployLoop(LedWork):
     """Brings endpoints up.
 
     Args:
         patience_s: how long engines may take to become ready.
+        always: models that are wanted whether or not anybody deploys them.
     """
 
-    def __init__(self, database: Store, ledger: Ledger, drivers: Mapping[str, Driver], *, patience_s: float) -> None:
-        self._database = database
+    def __init__(
+        self,
+        database: Store,
+        ledger: Ledger,
+        drivers: Mapping[str, Driver],
+        *,
+        patience_s: float,
+        always: Sequence[str] = (),
+    ) -> None:
+        super().__init__(database, lock=_LOCK, name="deploys")
         self._ledger = ledger
         self._drivers = drivers
         self._patience_s = patience_s
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._wake = asyncio.Event()
+        self._always = always
+        self._keep_s = 0.0
 
-    def rouse(self) -> None:
-        """Look at once: something was asked for."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Work until cancelled. A Postgres that is away is waited for."""
-        said = ""
-        try:
-            while True:
-                try:
-                    await self._lead()
-                    said = ""
-                except ControlError as error:
-                    if str(error) != said:
-                        said = str(error)
-                        log.warning("Deploys wait: %s", error)
-                await self._end_tasks()
-                await asyncio.sleep(STAND_BY_S)
-        finally:
-            await self._end_tasks()
-
-    async def _lead(self) -> None:
-        """Work for as long as this process holds the lock."""
-        async with self._database.connection() as conn:
-            if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
-                return
-            try:
-                keep_s = 0.0
-                while True:
-                    wanted = {one.id: one for one in await store.under_way(conn)}
-                    self._follow(wanted)
-                    if time.monotonic() >= keep_s:
-                        await self._keep_drivers(conn)
-                        keep_s = time.monotonic() + KEEP_EVERY_S
-                    self._wake.clear()
-                    try:
-                        await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
-                    except TimeoutError:
-                        continue
-            finally:
-                await conn.fetchval("SELECT pg_advisory_unlock($1)", _LOCK)
+    async def look(self, conn: Connection) -> None:
+        """See `LedWork.look`."""
+        wanted = {one.id: one for one in await store.under_way(conn)}
+        self.drop_unwanted(wanted)
+        self.follow(wanted, self._bring_up, at_once=AT_ONCE)
+        if time.monotonic() >= self._keep_s:
+            await self._keep_drivers(conn)
+            self._keep_s = time.monotonic() + KEEP_EVERY_S
 
     async def _keep_drivers(self, conn: Connection) -> None:
         """Put idle endpoints to sleep, tell drivers which models are wanted, point endpoints to engines that moved."""
         for endpoint_id in await store.put_to_sleep(conn):
             log.info("The endpoint %s was idle and sleeps now.", endpoint_id)
-        servings = await store.wanted_servings(conn)
+        servings = await store.wanted_servings(conn, self._always)
         for name, driver in self._drivers.items():
             wanted = [serving for serving in servings if serving.driver == name]
             try:
@@ -108,24 +83,6 @@ class DeployLoop:
                 log.warning("A model that is wanted cannot be served at the moment: %s", error)
             except Exception:
                 log.exception("The driver %s failed.", name)
-
-    def _follow(self, wanted: Mapping[str, Deployed]) -> None:
-        """Have a task for each endpoint that is under way, and none for others."""
-        for endpoint_id, task in list(self._tasks.items()):
-            if task.done():
-                del self._tasks[endpoint_id]
-            elif endpoint_id not in wanted:
-                task.cancel()
-        for endpoint_id, endpoint in wanted.items():
-            if endpoint_id not in self._tasks and len(self._tasks) < AT_ONCE:
-                self._tasks[endpoint_id] = asyncio.create_task(self._bring_up(endpoint), name=f"bring up {endpoint_id}")
-
-    async def _end_tasks(self) -> None:
-        for task in self._tasks.values():
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
-        self._tasks.clear()
 
     async def _bring_up(self, endpoint: Deployed) -> None:
         try:

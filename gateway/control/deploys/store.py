@@ -272,9 +272,11 @@ async def set_live(conn: Connection, endpoint_id: str, backends: Sequence[Servin
 
 
 async def set_failed(conn: Connection, endpoint_id: str, why: str) -> None:
-    """It cannot be brought up; ``why`` is a public sentence."""
+    """It cannot be brought up; ``why`` is a public sentence. One that may sleep sleeps: the next call tries anew."""
     await conn.execute(
-        "UPDATE control.endpoint SET status = 'failed', stage = NULL, status_detail = $2"
+        "UPDATE control.endpoint SET stage = NULL, status_detail = $2,"
+        " asleep = idle_s IS NOT NULL AND status = 'starting',"
+        " status = CASE WHEN idle_s IS NOT NULL AND status = 'starting' THEN 'stopped' ELSE 'failed' END"
         " WHERE id = $1 AND deleted_at IS NULL AND status IN ('deploying', 'starting')",
         endpoint_id,
         why,
@@ -300,8 +302,8 @@ async def serving_of(conn: Connection, model_id: str) -> Serving | None:
     return None if row is None else Serving(**{**dict(row), "spec": orjson.loads(row["spec"])})
 
 
-async def wanted_servings(conn: Connection) -> list[Serving]:
-    """What serves the models that endpoints or eval runs want now."""
+async def wanted_servings(conn: Connection, always: Sequence[str] = ()) -> list[Serving]:
+    """What serves the models that endpoints or eval runs want now, and those that are ``always`` wanted."""
     rows = await conn.fetch(
         "SELECT s.model_id, s.driver, s.spec, m.context_tokens,"
         " least(coalesce(s.max_output_tokens, m.context_tokens), m.context_tokens) AS max_output_tokens"
@@ -309,7 +311,9 @@ async def wanted_servings(conn: Connection) -> list[Serving]:
         " (SELECT 1 FROM control.endpoint e WHERE e.model_id = s.model_id AND e.deleted_at IS NULL"
         " AND e.status IN ('live', 'deploying', 'starting')) OR EXISTS"
         " (SELECT 1 FROM control.eval_run r JOIN control.eval_candidate c ON c.run_id = r.id"
-        " WHERE r.ended_at IS NULL AND c.kind = 'open' AND c.model_id = s.model_id) ORDER BY s.model_id"
+        " WHERE r.ended_at IS NULL AND c.kind = 'open' AND c.model_id = s.model_id)"
+        " OR s.model_id = ANY($1::text[]) ORDER BY s.model_id",
+        list(always),
     )
     return [Serving(**{**dict(row), "spec": orjson.loads(row["spec"])}) for row in rows]
 

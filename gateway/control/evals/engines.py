@@ -30,6 +30,7 @@ ITEM_DEADLINE_S: Final = 300.0
 ATTEMPTS: Final = 3
 PAUSE_S: Final = 0.5
 _AGAIN: Final = frozenset({FailureCode.OVERLOADED, FailureCode.UNREACHABLE, FailureCode.TIMEOUT, FailureCode.BROKEN})
+_NOT_THERE: Final = _AGAIN - {FailureCode.OVERLOADED}
 _WORDS: Final = {
     FailureCode.CONTEXT_LENGTH: "The row is longer than the model's context.",
     FailureCode.INPUT_REFUSED: "The model cannot take this row.",
@@ -40,7 +41,15 @@ _WORDS: Final = {
 
 
 class AskFailed(Exception):
-    """A model gave no answer; the text is a public sentence."""
+    """A model gave no answer; the text is a public sentence.
+
+    Attributes:
+        may_have_moved: its engines were not there, so they may be elsewhere by now.
+    """
+
+    def __init__(self, sentence: str, *, may_have_moved: bool = False) -> None:
+        super().__init__(sentence)
+        self.may_have_moved = may_have_moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +141,9 @@ class _OpenModel:
                 failure = error
                 if error.code not in _AGAIN:
                     break
-        raise AskFailed(_WORDS.get(failure.code, "The model did not answer."))
+        raise AskFailed(
+            _WORDS.get(failure.code, "The model did not answer."), may_have_moved=failure.code in _NOT_THERE
+        )
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,19 +30,18 @@ from gateway.control.evals.results import result_of
 from gateway.control.evals.rows import EvalRow
 from gateway.control.evals.sets import Attached
 from gateway.control.evals.values import Candidate, ItemAnswer, Run, RunStatus
+from gateway.control.leading import LedWork
 from gateway.core.errors import Refused
 from ledger.counter import CounterUnavailable
 from ledger.errors import LedgerError
 from ledger.outbox import OutboxUnavailable
 
 if TYPE_CHECKING:
-    from gateway.control.database import Store
+    from gateway.control.database import Connection, Store
     from gateway.control.evals.blobs import Blobs
     from gateway.control.evals.grading import Grader
     from gateway.control.vendors.client import VendorModels
 
-LOOK_EVERY_S: Final = 0.25
-STAND_BY_S: Final = 1.0
 TIDY_EVERY_S: Final = 60.0
 RETRY_S: Final = 1.0
 RUNS_AT_ONCE: Final = 16
@@ -57,7 +57,7 @@ log = logging.getLogger("pareta.evals")
 _FAILED: Final = "Nothing could be scored: no model answered any row."
 
 
-class EvalRunner:
+class EvalRunner(LedWork):
     """Works on runs.
 
     Args:
@@ -77,77 +77,27 @@ class EvalRunner:
         grader: Grader,
         blobs: Blobs,
     ) -> None:
-        self._database = database
+        super().__init__(database, lock=_LOCK, name="eval runs")
         self._money = money
         self._open_models = open_models
         self._vendor_models = vendor_models
         self._grader = grader
         self._blobs = blobs
-        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked = asyncio.Semaphore(ASKED_AT_ONCE)
-        self._wake = asyncio.Event()
+        self._beat_s = self._tidy_s = 0.0
 
-    def rouse(self) -> None:
-        """Look at once: a run was asked for."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Work until cancelled. A Postgres that is away is waited for."""
-        said = ""
-        try:
-            while True:
-                try:
-                    await self._lead()
-                    said = ""
-                except ControlError as error:
-                    if str(error) != said:
-                        said = str(error)
-                        log.warning("Eval runs wait: %s", error)
-                await self._end_tasks()
-                await asyncio.sleep(STAND_BY_S)
-        finally:
-            await self._end_tasks()
-
-    async def _lead(self) -> None:
-        """Work for as long as this process holds the lock."""
-        loop = asyncio.get_running_loop()
-        async with self._database.connection() as conn:
-            if not await conn.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
-                return
-            beat_s = tidy_s = 0.0
-            try:
-                while True:
-                    wanted = {run.id: run for run in await runs.under_way(conn)}
-                    if loop.time() >= beat_s:
-                        beat_s = loop.time() + BEAT_EVERY_S
-                        await self._beat(list(wanted.values()))
-                    if loop.time() >= tidy_s:
-                        tidy_s = loop.time() + TIDY_EVERY_S
-                        for blob_id in await sets.take_orphans(conn, most=100):
-                            await self._forget(blob_id)
-                    self._follow(wanted)
-                    self._wake.clear()
-                    try:
-                        await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
-                    except TimeoutError:
-                        continue
-            finally:
-                await conn.fetchval("SELECT pg_advisory_unlock($1)", _LOCK)
-
-    def _follow(self, wanted: Mapping[str, Run]) -> None:
-        for run_id, task in list(self._tasks.items()):
-            if task.done():
-                del self._tasks[run_id]
-        for run_id, run in wanted.items():
-            if run_id not in self._tasks and len(self._tasks) < RUNS_AT_ONCE:
-                self._tasks[run_id] = asyncio.create_task(self._work(run), name=f"eval run {run_id}")
-
-    async def _end_tasks(self) -> None:
-        for task in self._tasks.values():
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
-        self._tasks.clear()
+    async def look(self, conn: Connection) -> None:
+        """See `LedWork.look`."""
+        now_s = time.monotonic()
+        wanted = {run.id: run for run in await runs.under_way(conn)}
+        if now_s >= self._beat_s:
+            self._beat_s = now_s + BEAT_EVERY_S
+            await self._beat(list(wanted.values()))
+        if now_s >= self._tidy_s:
+            self._tidy_s = now_s + TIDY_EVERY_S
+            for blob_id in await sets.take_orphans(conn, most=100):
+                await self._forget(blob_id)
+        self.follow(wanted, self._work, at_once=RUNS_AT_ONCE)
 
     async def _forget(self, blob_id: str) -> None:
         try:

@@ -6,7 +6,7 @@ Floor: control. What it costs is the platform's; it is counted with what it judg
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.control.catalog import store as catalog
 from gateway.control.deploys import store as deploys
@@ -16,6 +16,12 @@ from gateway.control.evals.values import Candidate
 
 if TYPE_CHECKING:
     from gateway.control.database import Store
+
+
+OPEN_S: Final = 20.0
+"""Its engines are started with the control process and kept; an answer may wait so long for them."""
+AGAIN_S: Final = 30.0
+_AWAY: Final = "The judging model cannot be asked at the moment."
 
 
 class Vendors(Protocol):
@@ -40,18 +46,19 @@ class JudgeModel:
         self._asker: Asker | None = None
         self._candidate: Candidate | None = None
         self._turn = asyncio.Lock()
+        self._not_before_s = 0.0
 
     async def ask(self, messages: list[dict[str, Any]], *, most_tokens: int) -> ModelAnswer:
         """See `Asker.ask`."""
         asker = await self._opened()
         try:
             return await asker.ask(messages, most_tokens=most_tokens)
-        except AskFailed:
-            # Its engines may have moved: the next question looks again.
-            async with self._turn:
-                if self._asker is asker:
-                    self._asker = None
-                    await asker.close()
+        except AskFailed as failure:
+            if failure.may_have_moved:
+                async with self._turn:
+                    if self._asker is asker:
+                        self._asker = None  # the next question looks where it is
+                        await asker.close()
             raise
 
     async def close(self) -> None:
@@ -68,14 +75,25 @@ class JudgeModel:
         )
 
     async def _opened(self) -> Asker:
+        loop = asyncio.get_running_loop()
         async with self._turn:
             if self._asker is None:
-                self._candidate = candidate = await self._find()
-                if candidate.vendor is not None:
-                    self._asker = await self._vendors.open_model(candidate)
-                else:
-                    self._asker = await self._open_models.open(candidate)
+                if loop.time() < self._not_before_s:
+                    raise AskFailed(_AWAY)
+                try:
+                    async with asyncio.timeout(OPEN_S):
+                        self._asker = await self._open()
+                except (AskFailed, TimeoutError) as failure:
+                    # Those who wait for their turn must not each wait as long: evals of others stand behind them.
+                    self._not_before_s = loop.time() + AGAIN_S
+                    raise AskFailed(_AWAY) from failure
             return self._asker
+
+    async def _open(self) -> Asker:
+        self._candidate = candidate = await self._find()
+        if candidate.vendor is not None:
+            return await self._vendors.open_model(candidate)
+        return await self._open_models.open(candidate)
 
     async def _find(self) -> Candidate:
         async with self._database.connection() as conn:

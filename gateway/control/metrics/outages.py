@@ -43,6 +43,8 @@ class OutageWatch:
                             await conn.fetchval("SELECT pg_advisory_unlock($1)", _LOCK)
             except ControlError as error:
                 log.info("Outages are not seen at the moment: %s", error)
+            except Exception:
+                log.exception("Outages cannot be seen.")
             await asyncio.sleep(EVERY_S)
 
     async def look(self, conn: Connection) -> None:

@@ -53,7 +53,8 @@ def live_judge_messages(
         settings, mark: as in `judge_messages`.
     """
     asked = _ASKED_LIVE.format(task=task, mark=mark, best=BEST, rubric=_rubric(settings))
-    return _between(asked, [("conversation", conversation), ("graded answer", output)], mark)
+    # Its end: what was asked last stands there.
+    return _between(asked, [("conversation", conversation[-MAX_LETTERS:]), ("graded answer", output)], mark)
 
 
 def _rubric(settings: Mapping[str, Any]) -> str:
