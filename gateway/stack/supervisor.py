@@ -23,7 +23,7 @@ from prometheus_client import multiprocess
 
 from gateway.settings import Settings
 from gateway.stack.admin import Admin
-from gateway.stack.environment import environment_of
+from gateway.stack.environment import environment_of, without_secrets
 from gateway.stack.keeper import Keeper
 from gateway.stack.processes import Child, FolderLock, Spec, StackError, end_leftover, port_is_free, tail
 from gateway.stack.stopping import StopRequest
@@ -189,7 +189,8 @@ class Supervisor:
         return Keeper(name, lambda: self._start(name, "worker", "--slot", str(slot), ready=slot), on_death=bury)
 
     async def _start(self, name: str, *arguments: str, ready: int | None = None) -> Child:
-        environment = dict(self._environment)
+        # Only the control process asks vendors and buckets.
+        environment = dict(self._environment) if arguments[0] == "control" else without_secrets(self._environment)
         if ready is not None:
             environment[READY_FILE] = str(self._ready_file(ready))
             self._ready_file(ready).unlink(missing_ok=True)

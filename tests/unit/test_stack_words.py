@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway import settings as gateway_settings
 from gateway.settings import Settings
-from gateway.stack.environment import environment_of
+from gateway.stack.environment import environment_of, without_secrets
 from gateway.stack.greeting import ready_line
 from gateway.stack.stopping import StopRequest
 
@@ -45,6 +45,22 @@ def test_a_child_reads_the_settings_that_its_parent_has(data: st.DataObject) -> 
 def test_a_relative_data_folder_is_handed_on_as_an_absolute_one() -> None:
     """A child may run in another folder and still finds the same data."""
     assert Path(environment_of(replace(Settings(), data_dir=".data"))["DATA_DIR"]) == Path.cwd() / ".data"
+
+
+def test_only_who_asks_vendors_gets_their_keys() -> None:
+    """Neither from what is handed on nor from the operator's own environment."""
+    keys = {"openai_api_key": "sk-1", "aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    settings = replace(Settings(), blob_store_url="s3://bucket?endpoint=http://s3&region=r", port=9000, **keys)  # type: ignore[arg-type]
+    inherited = {
+        "OPENAI_API_KEY": "sk-1",
+        "PARETA_AWS_SECRET_ACCESS_KEY": "b",
+        "BLOB_STORE_URL": settings.blob_store_url,
+    }
+    handed = without_secrets(environment_of(settings))
+    assert "sk-1" not in handed.values()
+    worker = gateway_settings.load({**inherited, **handed})
+    assert (worker.openai_api_key, worker.aws_secret_access_key, worker.blob_store_url) == ("", "", "")
+    assert (worker.port, worker.data_path) == (9000, settings.data_path)
 
 
 @pytest.mark.parametrize("folder", ["/data", "/a path/with 'quotes'", "/dollar $HOME"])
