@@ -35,9 +35,11 @@ def judge() -> Iterator[Personas]:
     server.close()
 
 
-@pytest.fixture(scope="module")
-def judged(postgres_service: PostgresService, judge: Personas) -> Iterator[Gateway]:
-    """A gateway that has every answer judged. One task of it is graded by a JSON schema."""
+@pytest.fixture(scope="module", params=["vendor", "open"])
+def judged(postgres_service: PostgresService, judge: Personas, request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    """A gateway that has every answer judged, by a vendor's model or by an open one that nobody deploys. One task of it
+    is graded by a JSON schema."""
+    is_vendor = request.param == "vendor"
     with running_gateway(
         postgres_service,
         simulators=1,
@@ -54,8 +56,13 @@ def judged(postgres_service: PostgresService, judge: Personas) -> Iterator[Gatew
                     task["default_scorer"] = "json_schema"
                     task["scorer_settings"] = {"schema": {"type": "object", "required": ["label"]}}
             files = demo.files(tasks=tasks)
+            models = json.loads(files["models.json"])
+            files["models.json"] = json.dumps(
+                [*models, {"id": JUDGE, "family": "judge", "context_tokens": 32_768, "vision": False}]
+            ).encode()
             files["frontier.json"] = json.dumps(
-                [
+                is_vendor
+                * [
                     {"id": JUDGE, "vendor": "openai", "vision": False, "context_tokens": 200_000,
                      "prompt_nanos_per_million": RATES[0], "completion_nanos_per_million": RATES[1]}
                 ]
@@ -64,6 +71,9 @@ def judged(postgres_service: PostgresService, judge: Personas) -> Iterator[Gatew
                 files[f"boards/{task_id}.json"] = json.dumps({**demo.board(task_id), "frontier": []}).encode()
             async with session(gateway.settings.database_url) as conn:
                 await import_catalog(conn, read_catalog(files))
+                if not is_vendor:
+                    alone = {"backends": [f"{judge.url}/engine"]}
+                    await store.register(conn, JUDGE, "static", alone, max_output_tokens=1024)
                 for model in demo.FAMILIES:
                     spec = {"backends": [gateway.simulators[0].url], "model": MODEL}
                     await store.register(conn, model, "static", spec, max_output_tokens=1024)
@@ -83,6 +93,11 @@ async def deployed(gateway: Gateway, owner: Tenant, task: str) -> str:
     status, events, _ = await raw_deploy(gateway, owner.key, task=task)
     assert (status, events[-1][0]) == (200, "complete"), events
     return str(events[-1][1]["endpoint"]["id"])
+
+
+async def is_a_vendors(gateway: Gateway) -> bool:
+    async with session(gateway.settings.database_url) as conn:
+        return bool(await conn.fetchval("SELECT true FROM control.frontier_model WHERE id = $1", JUDGE))
 
 
 async def quality(gateway: Gateway, owner: Tenant, endpoint_id: str, *, of: int) -> Any:
@@ -147,7 +162,7 @@ async def test_live_answers_are_graded_and_cost_their_customer_nothing(
             " AND e.model_id = a.model_id WHERE e.id = $1",
             endpoint_id,
         )
-    assert cost == 2 * MICROS
+    assert cost == (2 * MICROS if await is_a_vendors(judged) else 0)
     assert charged == [flat * 1000]
 
 
