@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
+SSL_REQUEST = bytes.fromhex("0000000804d2162f")
+"""With which a client of Postgres asks for TLS; the server says ``S`` and goes on in it."""
+
 
 class TcpProxy:
-    """Stands in front of the server of a URL; :attr:`url` is the same URL through the proxy."""
+    """Stands in front of the server of a URL; :attr:`url` is the same URL through the proxy.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: of the server.
+        tls: speak TLS to those who come, as the front of a managed database does: to clients of Postgres once they
+            asked for it, to others from the first byte.
+    """
+
+    def __init__(self, url: str, *, tls: ssl.SSLContext | None = None) -> None:
         self._target = urlsplit(url)
+        self._tls = tls
+        self._starts_tls = tls is not None and self._target.scheme.startswith("postgres")
         self._running = asyncio.Event()
         self._running.set()
         self._refusing = False
@@ -21,7 +33,8 @@ class TcpProxy:
         self.accepted = 0
 
     async def __aenter__(self) -> TcpProxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        tls = None if self._starts_tls else self._tls
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -30,11 +43,14 @@ class TcpProxy:
         await self.cut()
 
     @property
-    def url(self) -> str:
+    def port(self) -> int:
         assert self._server is not None
-        port = self._server.sockets[0].getsockname()[1]
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
         user, _, _ = self._target.netloc.rpartition("@")
-        netloc = f"{user}@127.0.0.1:{port}" if user else f"127.0.0.1:{port}"
+        netloc = f"{user}@127.0.0.1:{self.port}" if user else f"127.0.0.1:{self.port}"
         return urlunsplit(self._target._replace(netloc=netloc))
 
     async def cut(self) -> None:
@@ -75,13 +91,22 @@ class TcpProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A cut must not reach asyncio's own callback as a cancellation.
-        with suppress(asyncio.CancelledError, OSError):
+        with suppress(asyncio.CancelledError, OSError, asyncio.IncompleteReadError):
             try:
+                if self._starts_tls:
+                    await self._start_tls(reader, writer)
                 if not self._refusing:
                     await self._relay(reader, writer)
             finally:
                 writer.transport.abort()
                 self._writers.discard(writer)
+
+    async def _start_tls(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._tls is not None
+        assert await reader.readexactly(8) == SSL_REQUEST, "the client did not insist on TLS"
+        writer.write(b"S")
+        await writer.drain()
+        await writer.start_tls(self._tls)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._target.hostname is not None

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
 import signal
-import ssl
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -369,47 +367,6 @@ async def test_a_unix_socket_works(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
-async def test_tls_works_and_checks_the_certificate(redis: RedisService, tmp_path: Path) -> None:
-    """``rediss://`` URLs are served by the same code, and a certificate of nobody known is refused."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    address = urlsplit(redis.url)
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(address.hostname, address.port)
-
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-            sink.close()
-
-        await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
-        writer.close()
-
-    async with await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context) as server:
-        port = server.sockets[0].getsockname()[1]
-        url = f"rediss://:{address.password}@127.0.0.1:{port}"
-        async with opened(f"{url}?ssl_ca_certs={certificate}", grant=10) as counter:
-            assert isinstance(await counter.admit(admission(fixed=1)), Held)
-        stranger = await CreditCounter.connect(url, epoch=1)
-        with pytest.raises(CounterUnavailable) as caught:
-            await stranger.admit(admission())
-        assert caught.value.reason == "unreachable"
-        await stranger.close()
 
 
 @pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", "", "redis://localhost:port"])

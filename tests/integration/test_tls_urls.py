@@ -6,11 +6,7 @@ front does: for Postgres after the client's SSLRequest, for Redis from the first
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,42 +18,15 @@ from gateway.stack.prepare import migrate_all
 from ledger.books.ledger import Ledger, open_pool
 from ledger.counter import CounterUnavailable, CreditCounter
 from ledger.errors import LedgerError
+from tests.integration.tcp_proxy import TcpProxy
 from tests.services import FreshDatabase
 
-SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, ssl.SSLError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
-
-
-@asynccontextmanager
-async def tls_front(url: str, authority: trustme.CA, *, is_postgres: bool) -> AsyncIterator[int]:
-    """A TLS listener for ``localhost`` before the server of a URL; yields its port."""
-    parts = urlsplit(url)
+def _tls(authority: trustme.CA) -> ssl.SSLContext:
+    """Of a server called ``localhost``."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, ssl.SSLError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            if is_postgres:
-                assert await reader.readexactly(8) == SSL_REQUEST, "the client did not insist on TLS"
-                writer.write(b"S")
-                await writer.drain()
-                await writer.start_tls(context)
-            inner_reader, inner_writer = await asyncio.open_connection(parts.hostname, parts.port)
-            await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=None if is_postgres else context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    return context
 
 
 def _certificate(authority: trustme.CA, folder: Path, name: str) -> Path:
@@ -71,8 +40,8 @@ async def test_postgres_over_tls(fresh_database: FreshDatabase, tmp_path: Path) 
     url = fresh_database()
     ours, other = trustme.CA(), trustme.CA()
     parts = urlsplit(url)
-    async with tls_front(url, ours, is_postgres=True) as port:
-        base = f"postgresql://{parts.username}:{parts.password}@localhost:{port}{parts.path}?sslmode=verify-full"
+    async with TcpProxy(url, tls=_tls(ours)) as front:
+        base = f"postgresql://{parts.username}:{parts.password}@localhost:{front.port}{parts.path}?sslmode=verify-full"
         good = f"{base}&sslrootcert={_certificate(ours, tmp_path, 'ours.pem')}"
         await migrate_all(good)
         pool = await open_pool(good, size=1, timeout_s=5, application_name="test")
@@ -86,16 +55,18 @@ async def test_postgres_over_tls(fresh_database: FreshDatabase, tmp_path: Path) 
 
 
 async def test_redis_over_tls(redis_url: str, tmp_path: Path) -> None:
-    """The counter works through rediss:// with the right authority and fails closed with another one."""
+    """The counter works through rediss:// with the right authority and fails closed with every other one."""
     ours, other = trustme.CA(), trustme.CA()
     parts = urlsplit(redis_url)
-    async with tls_front(redis_url, ours, is_postgres=False) as port:
-        base = f"rediss://{parts.netloc.rpartition('@')[0]}@localhost:{port}{parts.path}?ssl_ca_certs="
-        counter = await CreditCounter.connect(f"{base}{_certificate(ours, tmp_path, 'ours.pem')}", epoch=1)
+    async with TcpProxy(redis_url, tls=_tls(ours)) as front:
+        base = f"rediss://{parts.netloc.rpartition('@')[0]}@localhost:{front.port}{parts.path}"
+        good = f"{base}?ssl_ca_certs={_certificate(ours, tmp_path, 'ours.pem')}"
+        counter = await CreditCounter.connect(good, epoch=1)
         await counter.meta(0)
         await counter.close()
-        wrong = await CreditCounter.connect(f"{base}{_certificate(other, tmp_path, 'other.pem')}", epoch=1, timeout_s=1)
-        with pytest.raises(CounterUnavailable) as caught:
-            await wrong.meta(0)
-        assert caught.value.reason == "unreachable"
-        await wrong.close()
+        for url in (f"{base}?ssl_ca_certs={_certificate(other, tmp_path, 'other.pem')}", base):
+            stranger = await CreditCounter.connect(url, epoch=1, timeout_s=1)
+            with pytest.raises(CounterUnavailable) as caught:
+                await stranger.meta(0)
+            assert caught.value.reason == "unreachable"
+            await stranger.close()
