@@ -141,6 +141,11 @@ class TritonBackend:
         except (TimeoutError, BackendFailure):
             return False
 
+    @property
+    def running(self) -> int:
+        """Calls whose streams have not ended, which is a moment after their answers; and what is left to be closed."""
+        return len(self._running)
+
     async def close(self) -> None:
         """Keep no connection any more; running calls go on."""
         self._is_closed = True

@@ -15,7 +15,7 @@ from backends.wire.allowance import WAIT
 from backends.wire.failure import BackendFailure, FailureCode, Phase, Unsupported
 from backends.wire.request import Kind
 from backends.wire.usage import TokenUsage
-from tests.integration.triton_tools import Told, ask, backend_at, begun, request
+from tests.integration.triton_tools import Told, all_ended, ask, backend_at, begun, request
 from tests.models.folders import write_model_folder
 from tests.models.formats import FORMATS
 from tests.system.triton import LANGUAGE_MODELS, StartTriton, TritonService, sim
@@ -305,6 +305,7 @@ async def test_a_prompt_begins_once(triton_server: TritonService, tmp_path: Path
         told = await ask(backend, asked)
     finally:
         await backend.close()
+        await all_ended(backend)
     assert told.failure is None
     record = await asyncio.to_thread(triton_server.request, "vllm", tag)
     [prompt] = record["inputs"]["text_input"]["data"]

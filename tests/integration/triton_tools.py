@@ -116,12 +116,20 @@ def request(prompt: str, *, stream: bool = True, **fields: Any) -> InferenceRequ
 
 @asynccontextmanager
 async def backend_at(url: str, **limits: Any) -> AsyncIterator[TritonBackend]:
-    """A backend without a model folder."""
+    """A backend without a model folder. What it was asked has ended before the test does, its streams with it."""
     backend = TritonBackend(url, model="unnamed", context_tokens=4096, limits=TritonLimits(**limits))
     try:
         yield backend
     finally:
         await backend.close()
+        await all_ended(backend)
+
+
+async def all_ended(backend: TritonBackend) -> None:
+    """Until nothing of a closed backend is left: a stream ends a moment after its answer, and its connection with it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while backend.running:
+            await asyncio.sleep(0.005)
 
 
 async def ask(backend: TritonBackend, asked: InferenceRequest) -> Told:
