@@ -9,6 +9,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 # Relative, because the path of this folder may hold spaces.
 PY := .venv/bin/python
+PYTEST = $(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
 COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header -q
 UV ?= uv
 # Peers are strangers' code: a version is taken when it has been public for two weeks.
@@ -32,10 +33,16 @@ run: ## a whole local gateway: databases, engine, demo key and credit (Ctrl-C st
 	@exec $(PY) -m gateway up
 
 .PHONY: test
-test: lint ## set up, lint, strict types, import contracts, all tests
+test: lint ## set up, lint, strict types, import contracts, all tests but the long ones
 	@sh .ci/set-up clients
 	@sh .ci/set-up triton
-	$(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not long" $(ARGS)
+
+.PHONY: test-long
+test-long: set-up ## what takes minutes by itself: every fault, the benchmarks, the demonstration on Triton (10 min)
+	@sh .ci/set-up clients
+	@sh .ci/set-up triton
+	$(PYTEST) -m long $(ARGS)
 
 .PHONY: second-engine
 second-engine: set-up ## the HTTP backend against a real engine that is not ours (llama.cpp's server)

@@ -206,6 +206,7 @@ async def test_an_export_sees_one_moment(world: World) -> None:
     assert len(await rows_of(world, "transfers")) > before
 
 
+@pytest.mark.long
 async def test_memory_is_bounded(world: World, tmp_path: Path) -> None:
     """300,000 rows are written in a process that grows by far less than they are large."""
     await world.pool.execute(

@@ -411,6 +411,7 @@ async def test_the_lookup_survives_the_client_that_started_it(
         assert feed.lookups == 1
 
 
+@pytest.mark.long
 async def test_a_million_keys_neither_slow_the_start_nor_fill_the_memory(
     database_url: str, conn: AnyConnection, org: organizations.Organization
 ) -> None:

@@ -126,7 +126,7 @@ async def backend_at(url: str, **limits: Any) -> AsyncIterator[TritonBackend]:
 
 
 async def all_ended(backend: TritonBackend) -> None:
-    """Until nothing of a closed backend is left: a stream ends a moment after its answer, and its connection with it."""
+    """Until nothing is left of a closed backend: a stream ends a moment after its answer, its connection with it."""
     async with asyncio.timeout(PATIENCE_S):
         while backend.running:
             await asyncio.sleep(0.005)

@@ -20,6 +20,7 @@ def benchmarks(*arguments: str, **environment: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.long
 def test_a_scenario_runs_against_a_stack_of_its_own(tmp_path: Path) -> None:
     """One command starts everything, measures both ways, saves figures and plots, and leaves nothing behind."""
     out = tmp_path / "results"
@@ -81,6 +82,7 @@ def test_requests_that_go_wrong_are_an_exit_status(gateway: Gateway, tenant: Ten
     assert "status 401" in done.stdout
 
 
+@pytest.mark.long
 def test_growth_draws_its_curves(tmp_path: Path) -> None:
     """Small sizes of one axis: it has its points, each with a cost, and nothing of it is left behind."""
     out = tmp_path / "results"
@@ -98,6 +100,7 @@ def test_growth_draws_its_curves(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
+@pytest.mark.long
 def test_a_soak_says_whether_memory_is_flat(tmp_path: Path) -> None:
     """Seconds say nothing of memory; but all sorts of requests were sent, went as they should, and were counted."""
     out = tmp_path / "results"

@@ -31,6 +31,7 @@ def there(installed: Path) -> list[str]:
     return [DIRECT, *([NGINX] if has_nginx else []), GATEWAY, UNMETERED]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_one_short_run(there: list[str], installed: Path, tmp_path: Path) -> None:
     """One command starts the peers, measures each, prints tables and floors, and leaves files and no process."""

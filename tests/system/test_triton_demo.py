@@ -54,6 +54,7 @@ def other_endpoint(stack: Stack) -> str | None:
     return found[1] if found else None
 
 
+@pytest.mark.long
 async def test_the_demo_runs_on_triton_and_comes_back(folder: Path, start_stack: StartStack) -> None:
     """Its endpoint is on Triton, streams, counts and charges, and so do models that are deployed.
 
