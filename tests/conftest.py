@@ -16,6 +16,7 @@ from tests.services import (
     FreshRedis,
     PostgresService,
     RedisService,
+    folder_in_memory,
     private_folder,
     remove,
     run_here,
@@ -56,7 +57,7 @@ settings.load_profile("here")
 @pytest.fixture(scope="session")
 def postgres_service() -> Iterator[PostgresService]:
     """The session's cluster."""
-    folder = private_folder("postgres")
+    folder = folder_in_memory("postgres")
     service = PostgresService(folder)
     run_here(service.server.start())
     yield service
@@ -87,7 +88,7 @@ def fresh_database(postgres_service: PostgresService) -> Iterator[FreshDatabase]
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """URL of a Redis that all tests of the session share."""
-    folder = private_folder("redis")
+    folder = folder_in_memory("redis")
     service = RedisService(folder, durable=False)
     yield service.url
     service.stop()

@@ -24,6 +24,8 @@ from gateway.stack.embedded_redis import EmbeddedRedis
 
 T = TypeVar("T")
 
+ROOM_IN_MEMORY_BYTES = 4 << 30
+
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end in a thread with its own loop, whatever loop the caller is in.
@@ -122,6 +124,19 @@ class RedisService:
 def private_folder(prefix: str) -> Path:
     """A fresh folder under the system's temporary one, which also the user ``nobody`` may enter."""
     folder = Path(tempfile.mkdtemp(prefix=f"pareta {prefix} "))
+    folder.chmod(0o755)
+    return folder
+
+
+def folder_in_memory(prefix: str) -> Path:
+    """The same, in memory where the system has such a place and room in it: for servers whose data is worth nothing.
+
+    Files of a database that is made for one test and dropped are most of what a disk would do here.
+    """
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < ROOM_IN_MEMORY_BYTES:
+        return private_folder(prefix)
+    folder = Path(tempfile.mkdtemp(prefix=f"pareta {prefix} ", dir=memory))
     folder.chmod(0o755)
     return folder
 
